@@ -1,0 +1,201 @@
+// Package imagespec reads image descriptions, the strict YAML files that say what goes into
+// an OS image. docs/image-description.md is the reference for people who write them.
+//
+// [Load] reads a file and applies one of its profiles; [Parse] does the same for bytes,
+// without looking at any other file. Both report everything that is wrong, not only the
+// first: the error joins one [*Problem] per fault, each "file:line: key: what" with a hint.
+// Faults in profiles that were not asked for are reported too.
+//
+// A [Spec] that comes without an error has been checked: names fit their use, sizes fit a
+// disk, paths are absolute and clean, nothing is listed twice. What can only be known while
+// building (that a package exists, that a key is there, that the root fits its slot) is the
+// builder's business. Profiles and architectures that it cannot make yet are accepted here.
+//
+// YAML anchors, aliases, tags and several documents in one file are not supported. The
+// package holds no state. [Load] only reads.
+package imagespec
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// Names of profiles that exist without being described.
+const (
+	ProfileAB     = "AB"     // two slots; what an empty profile name means
+	ProfileStatic = "Static" // one slot, no updates in place
+)
+
+// Values of words with a fixed set.
+const (
+	ActivateKexec  = "kexec"
+	ActivateReboot = "reboot"
+
+	PolicyNone    = "none"    // no registry is made
+	PolicyTPM2    = "tpm2"    // unlocked by a TPM 2.0
+	PolicyKeyfile = "keyfile" // unlocked by a key file on the ESP
+
+	OutputRaw   = "raw"   // sparse disk image
+	OutputZst   = "zst"   // the same, compressed
+	OutputQcow2 = "qcow2" // the same, for QEMU
+)
+
+// Spec is an image description with one profile applied.
+type Spec struct {
+	File    string `yaml:"-" json:"-"` // as given to Load
+	Profile string `yaml:"-"`
+
+	Name     string   `yaml:"name"`    // IMAGE_ID and first part of all file names
+	Class    string   `yaml:"class"`   // device class
+	Version  string   `yaml:"version"` // by Debian's rules, without an epoch
+	Arch     string   `yaml:"arch"`    // Debian's name: amd64, arm64
+	Debian   Debian   `yaml:"debian"`
+	Packages []string `yaml:"packages"`
+	Remove   Remove   `yaml:"remove"`
+	Files    []File   `yaml:"files"`
+	Units    Units    `yaml:"units"`
+	Hostname string   `yaml:"hostname"`
+	Users    []User   `yaml:"users"`
+	Kernel   Kernel   `yaml:"kernel"`
+	Disk     Disk     `yaml:"disk"`
+	Squashfs Squashfs `yaml:"squashfs"`
+	Keys     Keys     `yaml:"keys"`
+	Update   Update   `yaml:"update"`
+	Registry Registry `yaml:"registry"`
+	Boot     Boot     `yaml:"boot"`
+	Dev      bool     `yaml:"dev"` // the caller's ssh key and a console login are added
+	Outputs  []string `yaml:"outputs"`
+}
+
+// Debian says where packages come from.
+type Debian struct {
+	Suite  string `yaml:"suite"`
+	Mirror string `yaml:"mirror"` // empty: what mmdebstrap finds by itself
+}
+
+// Remove takes things out again.
+type Remove struct {
+	Packages []string `yaml:"packages"`
+	Paths    []string `yaml:"paths"` // patterns for [Match]
+}
+
+// File is a file to add: a link if Link is set, a copy of Source if that is set, else
+// Content.
+type File struct {
+	Path    string `yaml:"path"`
+	Content string `yaml:"content"`
+	Source  string `yaml:"source"` // below the folder of the description
+	Link    string `yaml:"link"`   // target of a symbolic link
+	Mode    Mode   `yaml:"mode"`   // default 0644
+	Owner   string `yaml:"owner"`  // default root
+	Group   string `yaml:"group"`  // default root
+
+	Sum string `yaml:"-"` // SHA-256 of Source's content, set by Load
+}
+
+// Units changes what systemd starts.
+type Units struct {
+	Enable []string `yaml:"enable"`
+	Mask   []string `yaml:"mask"`
+	Add    []Unit   `yaml:"add"`
+}
+
+// Unit is a unit file to add to /usr/lib/systemd/system.
+type Unit struct {
+	Name    string `yaml:"name"`
+	Content string `yaml:"content"`
+}
+
+// User is an account. There are none by default, and root has no password.
+type User struct {
+	Name         string   `yaml:"name"`
+	SSHKeys      []string `yaml:"ssh_keys"`      // lines of authorized_keys
+	PasswordHash string   `yaml:"password_hash"` // crypt(5); empty: no password login
+	Shell        string   `yaml:"shell"`         // default /bin/bash
+	UID          int      `yaml:"uid"`           // default 0 for root, else from 1000 up in order
+}
+
+// Kernel configures the kernel.
+type Kernel struct {
+	CommandLine string `yaml:"command_line"` // words added to those EOS needs
+}
+
+// Disk is the layout of the disk image.
+type Disk struct {
+	Slot     Size `yaml:"slot"`     // of each slot partition
+	ESP      Size `yaml:"esp"`      // of p.UEFI
+	Registry Size `yaml:"registry"` // of p.spare; it grows on first boot
+	Slots    int  `yaml:"slots"`    // 2, or 1 in the profile Static
+}
+
+// Squashfs configures the root filesystem.
+type Squashfs struct {
+	Level int `yaml:"level"` // of zstd
+}
+
+// Keys names signing keys: in the keys directory, or paths of .pub files.
+type Keys struct {
+	Sign   string   `yaml:"sign"`
+	Accept []string `yaml:"accept"`
+}
+
+// Update is written to /etc/os-update.yml.
+type Update struct {
+	Server   string `yaml:"server"` // empty: the device has no update server
+	Name     string `yaml:"name"`   // of the image in the repository; default the image's
+	Activate string `yaml:"activate"`
+}
+
+// Registry configures the data partition.
+type Registry struct {
+	Policy string `yaml:"policy"`
+}
+
+// Boot configures how long boot may take.
+type Boot struct {
+	Watchdog      Duration `yaml:"watchdog"`       // of the hardware; 0: off
+	HealthTimeout Duration `yaml:"health_timeout"` // of a trial
+}
+
+// Default returns the values of everything a description leaves out.
+func Default() Spec {
+	return Spec{
+		Arch:     "amd64",
+		Debian:   Debian{Suite: "trixie"},
+		Disk:     Disk{Slot: 512 * MiB, ESP: 128 * MiB, Registry: 64 * MiB, Slots: 2},
+		Squashfs: Squashfs{Level: 15},
+		Keys:     Keys{Sign: "image", Accept: []string{"image"}},
+		Update:   Update{Activate: ActivateKexec},
+		Registry: Registry{Policy: PolicyNone},
+		Boot:     Boot{Watchdog: Duration(180 * time.Second), HealthTimeout: Duration(300 * time.Second)},
+		Outputs:  []string{OutputRaw, OutputZst},
+	}
+}
+
+// BaseName returns NAME-VERSION, the first part of the names of all files a build makes.
+func (s *Spec) BaseName() string { return s.Name + "-" + s.Version }
+
+// SourcePath returns where the content of f comes from.
+func (s *Spec) SourcePath(f File) string {
+	return filepath.Join(filepath.Dir(s.File), filepath.FromSlash(f.Source))
+}
+
+// Digest returns the SHA-256, in hexadecimal, of the description's canonical form: all
+// that influences the bytes of an image, the content of source files included. Where the
+// description is stored, how it is written and which outputs it asks for do not count.
+// Keys count by name; a builder adds their ids.
+func (s *Spec) Digest() string {
+	c := *s
+	c.Outputs = nil
+	data, err := json.Marshal(c)
+	if err != nil {
+		// Spec has no field that JSON cannot hold.
+		panic(fmt.Sprintf("imagespec: marshal description: %v", err))
+	}
+	sum := sha256.Sum256(append([]byte("EOS image description v1\x00"), data...))
+	return hex.EncodeToString(sum[:])
+}
