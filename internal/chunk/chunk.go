@@ -68,7 +68,10 @@ func (e Entry) End() int64 { return e.Offset + e.Size }
 
 // An Index lists the chunks of an image in order and without gaps. Min, Avg
 // and Max are the sizes the chunker worked with; no chunk is larger than Max.
+// Flags are zero in an index of ours; those of casync that say nothing about
+// an image are kept, so that its indexes are read as well.
 type Index struct {
+	Flags         uint64
 	Min, Avg, Max int64
 	Chunks        []Entry
 }

@@ -22,6 +22,7 @@ const (
 	tableType   = 0xe75b9e112f17417d
 	tailMarker  = 0x4b4f050e5549ecd1
 	sha512Flag  = 0x2000000000000000 // set: ids are SHA-512/256; clear: SHA-256
+	makerFlags  = 0xd000000000000000 // how casync walked folders; without meaning for an image
 	headSize    = 48
 	tableOpen   = 16 // header of the table
 	itemSize    = 40
@@ -51,7 +52,7 @@ func (x *Index) Marshal() []byte {
 	le := binary.LittleEndian
 	b := make([]byte, 0, headSize+tableOpen+itemSize*(len(x.Chunks)+1))
 	for _, v := range []uint64{
-		headSize, indexType, 0, uint64(x.Min), uint64(x.Avg), uint64(x.Max),
+		headSize, indexType, x.Flags, uint64(x.Min), uint64(x.Avg), uint64(x.Max),
 		tableLength, tableType,
 	} {
 		b = le.AppendUint64(b, v)
@@ -91,11 +92,11 @@ func Parse(b []byte) (*Index, error) {
 			return nil, malformed(f.at, "%s is %#x, want %#x", f.what, got, f.want)
 		}
 	}
-	switch flags := u64(16); flags {
-	case 0:
-	case sha512Flag:
+	flags := u64(16)
+	if flags&sha512Flag != 0 {
 		return nil, fmt.Errorf("parse chunk index: %w", ErrDigest)
-	default:
+	}
+	if flags&^makerFlags != 0 {
 		return nil, malformed(16, "unknown feature flags %#x", flags)
 	}
 	least, normal, most := u64(24), u64(32), u64(40)
@@ -105,7 +106,7 @@ func Parse(b []byte) (*Index, error) {
 	if least < 1 || normal < least || most < normal {
 		return nil, malformed(24, "chunk sizes %d, %d, %d do not rise", least, normal, most)
 	}
-	x := &Index{Min: int64(least), Avg: int64(normal), Max: int64(most)}
+	x := &Index{Flags: flags, Min: int64(least), Avg: int64(normal), Max: int64(most)}
 
 	body := len(b) - headSize - tableOpen - itemSize
 	if body%itemSize != 0 {
