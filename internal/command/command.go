@@ -7,7 +7,8 @@
 //
 // Programs never get a shell between them and us: there is nothing to quote. Standard input
 // is empty unless [Cmd.Stdin] says otherwise. A program runs in a process group of its own
-// and the whole group is ended with the context, first by SIGTERM, after [Grace] by SIGKILL.
+// (see [Cmd.Terminal]) and the whole group is ended with the context, first by SIGTERM, after
+// [Grace] by SIGKILL.
 //
 // The package keeps no state; all of it may be used by several goroutines at once. It
 // imports only the standard library.
@@ -43,6 +44,9 @@ type Cmd struct {
 	Stdin  io.Reader
 	Stdout io.Writer // nil: discarded
 	Stderr io.Writer // gets a copy of standard error; nil: only the tail is kept
+	// Terminal keeps the program in our process group, so that it may read the terminal. At
+	// the end of the context only the program itself is then ended.
+	Terminal bool
 }
 
 // String returns the command line for people, quoted where a shell would need it.
@@ -63,15 +67,20 @@ func Run(ctx context.Context, c Cmd) error {
 	if len(c.Env) > 0 {
 		x.Env = append(x.Environ(), c.Env...)
 	}
-	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	x.Cancel = func() error { return syscall.Kill(-x.Process.Pid, syscall.SIGTERM) }
+	end := func(sig syscall.Signal) error { return syscall.Kill(-x.Process.Pid, sig) }
+	if c.Terminal {
+		end = func(sig syscall.Signal) error { return syscall.Kill(x.Process.Pid, sig) }
+	} else {
+		x.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	}
+	x.Cancel = func() error { return end(syscall.SIGTERM) }
 	x.WaitDelay = Grace
 
 	err := x.Run()
 	if ctx.Err() != nil && err != nil {
-		if x.Process != nil {
+		if x.Process != nil && !c.Terminal {
 			// WaitDelay kills only the child; what it started must not stay behind.
-			_ = syscall.Kill(-x.Process.Pid, syscall.SIGKILL)
+			_ = end(syscall.SIGKILL)
 		}
 		return fmt.Errorf("run %s: %w", name(c.Argv), context.Cause(ctx))
 	}

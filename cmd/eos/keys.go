@@ -1,0 +1,225 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/key"
+)
+
+// keySet are the keys an installation needs, and what each of them signs.
+var keySet = []struct{ name, roles string }{
+	{"image", "slot manifests"},
+	{"root", "repository root"},
+	{"targets", "repository targets"},
+	{"online", "repository snapshot, timestamp"},
+}
+
+func newKeysCommand(env *cli.Env) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "keys",
+		Short: "Make and list signing keys",
+		Long: `Signing keys are pairs of files in the keys directory: NAME.key, the private half, mode 0600,
+and NAME.pub, the public half. Keys are Ed25519.`,
+		Example: `  eos keys new
+  eos keys list`,
+		Args: cobra.NoArgs,
+		RunE: needCommand,
+	}
+	c.AddCommand(newKeysNewCommand(env), newKeysListCommand(env))
+	return c
+}
+
+func newKeysNewCommand(env *cli.Env) *cobra.Command {
+	return &cobra.Command{
+		Use:   "new [NAME]",
+		Short: "Make signing keys",
+		Long: `Makes the key NAME or, without NAME, all that an installation needs:
+
+  image    signs slot manifests; eos build uses it
+  root     signs which keys a repository has; used once a year or when a key is exchanged
+  targets  signs which images a repository has; eos publish uses it
+  online   signs that a repository is fresh; eos publish uses it
+
+Files that are there are never replaced: if one is in the way, nothing is made at all. Keep
+copies of image.key and root.key where no network reaches them: devices in the field accept
+nothing that these have not signed.`,
+		Example: `  eos keys new
+  eos keys new image-2027 --keys /media/safe/keys`,
+		Args:        cobra.MaximumNArgs(1),
+		Annotations: map[string]string{exitAnnotation: "4"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := keysDir(cmd, env)
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, k := range keySet {
+				names = append(names, k.name)
+			}
+			if len(args) == 1 {
+				if err := key.ValidName(args[0]); err != nil {
+					return cli.Refuse(cli.Usage, err, "")
+				}
+				names = args
+			}
+			if err := newKeys(dir, names); err != nil {
+				return err
+			}
+			return listKeys(env, dir, names, false)
+		},
+	}
+}
+
+// newKeys makes all the named pairs in dir, or none if a file is in the way.
+func newKeys(dir string, names []string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make keys directory: %w", err)
+	}
+	for _, name := range names {
+		for _, ext := range []string{".key", ".pub"} {
+			path := filepath.Join(dir, name+ext)
+			if _, err := os.Lstat(path); err == nil {
+				return existing(&fs.PathError{Op: "make key", Path: path, Err: fs.ErrExist})
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("make keys: %w", err)
+			}
+		}
+	}
+	for _, name := range names {
+		if err := key.Generate(dir, name); errors.Is(err, fs.ErrExist) {
+			return existing(err) // another eos keys new at the same time
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func existing(err error) error {
+	return cli.Refuse(cli.Refused, err, "no key was made; keys are never replaced, move the old one away or give another name or --keys")
+}
+
+func newKeysListCommand(env *cli.Env) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List signing keys",
+		Long: `Lists the keys of the keys directory: name, id, what the key is for, and whether its private
+half is here. Ids are the first 16 hexadecimal digits of the SHA-256 of the public key; images
+and messages name keys by them.`,
+		Example: `  eos keys list
+  eos keys list --json | jq -r '.[].id'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := keysDir(cmd, env)
+			if err != nil {
+				return err
+			}
+			return listKeys(env, dir, nil, asJSON)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// keyInfo is a key as eos keys list --json prints it.
+type keyInfo struct {
+	Name    string `json:"name"`
+	ID      string `json:"id"`
+	Roles   string `json:"roles,omitempty"`
+	Public  string `json:"public"`            // path of the file
+	Private string `json:"private,omitempty"` // path of the file; empty: not here
+	Mode    string `json:"mode,omitempty"`    // of the private file
+	Warning string `json:"warning,omitempty"`
+}
+
+// listKeys prints the keys of dir, or only those with the given names.
+func listKeys(env *cli.Env, dir string, names []string, asJSON bool) error {
+	keys, err := key.LoadPublicDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return cli.Refuse(cli.Failure, err, "make keys with eos keys new, or give another folder with --keys or $EOS_KEYS")
+	} else if err != nil {
+		return err
+	}
+	list := []keyInfo{}
+	for _, k := range keys {
+		if names != nil && !contains(names, k.Name) {
+			continue
+		}
+		list = append(list, describeKey(dir, k))
+	}
+	if asJSON {
+		return cli.PrintJSON(env.Stdout, list)
+	}
+	if len(list) == 0 {
+		fmt.Fprintf(env.Stderr, "no keys in %s\nhint: make them with eos keys new\n", dir)
+		return nil
+	}
+	w := tabwriter.NewWriter(env.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tID\tROLES\tPRIVATE")
+	for _, k := range list {
+		roles, private := k.Roles, "not here"
+		if roles == "" {
+			roles = "-"
+		}
+		if k.Private != "" {
+			private = k.Mode
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.Name, k.ID, roles, private)
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write list: %w", err)
+	}
+	for _, k := range list {
+		if k.Warning != "" {
+			fmt.Fprintf(env.Stderr, "warning: %s\n", k.Warning)
+		}
+	}
+	return nil
+}
+
+func describeKey(dir string, k key.Public) keyInfo {
+	info := keyInfo{Name: k.Name, ID: k.ID, Public: filepath.Join(dir, k.Name+".pub")}
+	for _, s := range keySet {
+		if s.name == k.Name {
+			info.Roles = s.roles
+		}
+	}
+	path := filepath.Join(dir, k.Name+".key")
+	st, err := os.Stat(path)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			info.Warning = err.Error()
+		}
+		return info
+	}
+	info.Private, info.Mode = path, fmt.Sprintf("%04o", st.Mode().Perm())
+	switch p, err := key.LoadPrivate(path); {
+	case st.Mode().Perm()&0o077 != 0:
+		info.Warning = fmt.Sprintf("%s can be read by others, mode %s: chmod 0600 it", path, info.Mode)
+	case errors.Is(err, fs.ErrPermission):
+		info.Warning = err.Error()
+	case err != nil:
+		info.Warning = err.Error()
+	case p.ID != k.ID:
+		info.Warning = fmt.Sprintf("%s is the private half of another key, %s", path, p.ID)
+	}
+	return info
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
