@@ -59,7 +59,8 @@ func (d Device) result(op, outcome, reason, version string) Result {
 // slot holds img already, written and verified, the plan is empty.
 //
 // The boot state lets go of the old content before the first byte of it is touched,
-// and takes up the new one after the last byte was read back.
+// and takes up the new one after the last byte was read back. Before all that the
+// kernel image of the running slot is made sure of: from then on nothing else boots.
 func (d Device) PlanWrite(img Image, named bool) ([]Step, error) {
 	if d.Static {
 		return nil, refuse(BeginWrite, ErrStatic, "write a new image to the disk to update a device with the Static profile", "this device has no second slot")
@@ -88,6 +89,7 @@ func (d Device) PlanWrite(img Image, named bool) ([]Step, error) {
 	finished.Writing = nil
 	finished.Last = d.result(OpApply, OutcomeOK, "", img.Version)
 	return []Step{
+		on(InstallKernel, d.Running),
 		writeState(begun),
 		storeRecord(starting),
 		on(InvalidateSlot, other),
@@ -117,7 +119,8 @@ func ParseActivation(s string) (Activation, error) {
 }
 
 // PlanActivate starts the trial of the image in the other slot. verified says that
-// the slot was read back in this very run, so that it need not be read again.
+// PlanWrite was carried out in this very run, so that neither the slot nor the
+// running slot's kernel image need be read again.
 //
 // Whatever can go wrong without leaving the running system comes before the state is
 // changed. With a boot entry the kernel image is installed under the other slot's
@@ -144,7 +147,7 @@ func (d Device) PlanActivate(how Activation, verified bool) ([]Step, error) {
 	started.Last = d.result(OpTrial, OutcomeStarted, "", img.Version)
 	var plan []Step
 	if !verified {
-		plan = append(plan, on(VerifySlot, other))
+		plan = append(plan, on(InstallKernel, d.Running), on(VerifySlot, other))
 	}
 	switch how {
 	case Kexec:

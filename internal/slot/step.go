@@ -25,8 +25,9 @@ const (
 	// VerifySlot reads Step.Slot back from the device: manifest, signature, and all
 	// data through the hash tree.
 	VerifySlot Kind = "verify slot"
-	// InstallKernel copies the kernel image out of Step.Slot to the ESP under the
-	// slot's name and writes its checksum; if both are right already it does nothing.
+	// InstallKernel makes sure that the ESP holds the kernel image of Step.Slot under
+	// the slot's name, with its checksum file: it compares both with the image inside
+	// the slot, and only if they differ copies it, syncs, and reads it back.
 	InstallKernel Kind = "install kernel"
 	// VerifyKernel reads the kernel image of Step.Slot back from the ESP and compares
 	// it with its checksum file and with the one inside the slot.
