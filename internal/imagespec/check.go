@@ -40,8 +40,14 @@ var (
 	keyPath     = regexp.MustCompile(`^[^\x00-\x1f]+/[^\x00-\x1f/]+\.pub$|^[^\x00-\x1f/]+\.pub$`)
 )
 
-// bad reports a problem with the value of key.
+// bad reports a problem with the value of key, unless the value could not be read at all:
+// then it is only a default, and one fault would be told twice.
 func (d *decoder) bad(key, fix, format string, a ...any) {
+	for _, p := range d.problems[:d.decoded] {
+		if within(p.Key, key) || within(key, p.Key) {
+			return
+		}
+	}
 	d.problem(d.line(key), key, fix, format, a...)
 }
 
@@ -314,6 +320,12 @@ func (d *decoder) unique(key string, list []string) {
 			d.bad(elem(key, i), "", "%q is listed twice, first in line %d", v, d.line(elem(key, first)))
 		}
 	}
+}
+
+// within reports whether key is outer or a part of it.
+func within(key, outer string) bool {
+	rest, ok := strings.CutPrefix(key, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 func elem(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }

@@ -17,6 +17,7 @@ type decoder struct {
 	file     string
 	lines    map[string]int // by path: disk.esp, files[2].path
 	problems []*Problem
+	decoded  int // how many of problems were there before check
 }
 
 // scalar is implemented by pointers to types with a text form of their own.

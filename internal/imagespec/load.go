@@ -196,9 +196,8 @@ func apply(file string, root *yaml.Node, p override) (*Spec, *decoder) {
 	}
 	delete(d.lines, "")
 	d.complete(&s)
-	if len(d.problems) == 0 {
-		d.check(&s)
-	}
+	d.decoded = len(d.problems)
+	d.check(&s)
 	return &s, d
 }
 

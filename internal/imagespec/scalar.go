@@ -111,6 +111,9 @@ func (m Mode) String() string { return fmt.Sprintf("%04o", uint32(m)) }
 
 func (m *Mode) parseScalar(text string) error {
 	digits := strings.TrimPrefix(text, "0o")
+	if len(digits) == 5 {
+		digits = strings.TrimPrefix(digits, "0") // 04755
+	}
 	if len(digits) < 3 || len(digits) > 4 || strings.Trim(digits, "01234567") != "" {
 		return errors.New(strconv.Quote(text) + ` is not a file mode; want three or four octal digits, like "0755"`)
 	}
