@@ -325,3 +325,14 @@ func ExampleDevice_PlanWrite() {
 	// write state: default a, a committed, b written
 	// store record: apply 1.1 ok
 }
+
+// TestWriteHealsKernel: a write takes the fallback away, so a running slot whose
+// kernel image was damaged behind its back must get it back first.
+func TestWriteHealsKernel(t *testing.T) {
+	m := updated(t)
+	m.kernels[1].sumOK, m.kernelDamaged[1] = false, true
+	m.run(t, "write")
+	if m.powerOn(); m.running != b {
+		t.Errorf("after a write: boots %q, want b", m.running)
+	}
+}
