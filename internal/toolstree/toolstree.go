@@ -205,3 +205,22 @@ func (t *Tree) Command(argv ...string) command.Cmd {
 
 // String names the tree in messages.
 func (t *Tree) String() string { return strings.TrimSuffix(t.dir, "/") }
+
+// Version returns the version of a package in the tree.
+func (t *Tree) Version(name string) (string, error) {
+	status, err := os.ReadFile(t.Path("/var/lib/dpkg/status"))
+	if err != nil {
+		return "", fmt.Errorf("find the version of %s in the tools tree: %w", name, err)
+	}
+	for record := range strings.SplitSeq(string(status), "\n\n") {
+		if !strings.HasPrefix(record, "Package: "+name+"\n") {
+			continue
+		}
+		for line := range strings.Lines(record) {
+			if v, ok := strings.CutPrefix(line, "Version: "); ok {
+				return strings.TrimSpace(v), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("find the version of %s in the tools tree: no such package", name)
+}

@@ -1,0 +1,124 @@
+package image
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/OSInside/eos/internal/imagespec"
+)
+
+// accounts are the tables below /etc that name users and groups.
+type accounts struct {
+	passwd, shadow, group, gshadow [][]string
+}
+
+func (t *tree) readAccounts() (*accounts, error) {
+	var a accounts
+	for _, table := range []struct {
+		path   string
+		fields int
+		rows   *[][]string
+	}{
+		{"/etc/passwd", 7, &a.passwd}, {"/etc/shadow", 9, &a.shadow},
+		{"/etc/group", 4, &a.group}, {"/etc/gshadow", 4, &a.gshadow},
+	} {
+		text, err := t.read(table.path)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(text)) {
+			row := strings.Split(strings.TrimRight(line, "\n"), ":")
+			if len(row) != table.fields {
+				return nil, fmt.Errorf("read %s in the image: line %q has %d fields, want %d",
+					table.path, row[0], len(row), table.fields)
+			}
+			*table.rows = append(*table.rows, row)
+		}
+	}
+	return &a, nil
+}
+
+func (a *accounts) store(t *tree) {
+	join := func(rows [][]string) []byte {
+		var b strings.Builder
+		for _, row := range rows {
+			b.WriteString(strings.Join(row, ":") + "\n")
+		}
+		return []byte(b.String())
+	}
+	t.rewrite("/etc/passwd", join(a.passwd))
+	t.rewrite("/etc/shadow", join(a.shadow))
+	t.rewrite("/etc/group", join(a.group))
+	t.rewrite("/etc/gshadow", join(a.gshadow))
+}
+
+func find(rows [][]string, name string) []string {
+	if i := slices.IndexFunc(rows, func(r []string) bool { return r[0] == name }); i >= 0 {
+		return rows[i]
+	}
+	return nil
+}
+
+// lock takes the password away from everybody and the build date out of the
+// table: an account whose password field is not a hash cannot log in by one.
+func (a *accounts) lock(epoch time.Time) {
+	day := strconv.FormatInt(epoch.Unix()/86400, 10)
+	for _, row := range a.shadow {
+		if row[1] != "*" && row[1] != "!*" {
+			row[1] = "!"
+		}
+		row[2] = day
+	}
+	if root := find(a.shadow, "root"); root != nil {
+		root[1] = "*"
+	}
+}
+
+// set makes the account of u, or changes the one that is there.
+func (a *accounts) set(u imagespec.User, epoch time.Time) error {
+	hash := u.PasswordHash
+	if hash == "" {
+		hash = "*"
+	}
+	if row := find(a.passwd, u.Name); row != nil {
+		if u.Name != "root" && row[2] != strconv.Itoa(u.UID) {
+			return fmt.Errorf("add user %s: a package made that account with the number %s, the description says %d", u.Name, row[2], u.UID)
+		}
+		row[6] = u.Shell
+		if s := find(a.shadow, u.Name); s != nil {
+			s[1] = hash
+		}
+		return nil
+	}
+	id := strconv.Itoa(u.UID)
+	for _, row := range a.passwd {
+		if row[2] == id {
+			return fmt.Errorf("add user %s: the number %s belongs to %s", u.Name, id, row[0])
+		}
+	}
+	for _, row := range a.group {
+		if row[0] == u.Name || row[2] == id {
+			return fmt.Errorf("add user %s: there is a group %s with the number %s", u.Name, row[0], row[2])
+		}
+	}
+	day := strconv.FormatInt(epoch.Unix()/86400, 10)
+	a.passwd = append(a.passwd, []string{u.Name, "x", id, id, "", "/home/" + u.Name, u.Shell})
+	a.shadow = append(a.shadow, []string{u.Name, hash, day, "0", "99999", "7", "", "", ""})
+	a.group = append(a.group, []string{u.Name, "x", id, ""})
+	a.gshadow = append(a.gshadow, []string{u.Name, "!", "", ""})
+	return nil
+}
+
+// id returns the number of a user or group by name or number.
+func id(rows [][]string, kind, name string) (int, error) {
+	if row := find(rows, name); row != nil {
+		return strconv.Atoi(row[2])
+	}
+	if n, err := strconv.Atoi(name); err == nil && n >= 0 {
+		return n, nil
+	}
+	return 0, fmt.Errorf("no %s %q in the image", kind, name)
+}

@@ -1,0 +1,127 @@
+package image
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/OSInside/eos/internal/bootstate"
+	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/slot"
+	"github.com/OSInside/eos/internal/toolstree"
+)
+
+// buildESP makes the EFI system partition out of size bytes from files, whose
+// keys are paths on it. Equal input gives equal bytes.
+func buildESP(ctx context.Context, tools *toolstree.Tree, out string, size int64, buildID string, epoch time.Time, dirs []string, files map[string]string) error {
+	fail := func(err error) error { return fmt.Errorf("make EFI system partition: %w", err) }
+	id, err := hex.DecodeString(buildID[:8])
+	if err != nil {
+		return fail(err)
+	}
+	f, err := os.Create(out)
+	if err != nil {
+		return fail(err)
+	}
+	if err := f.Truncate(size); err != nil {
+		return fail(err)
+	}
+	if err := f.Close(); err != nil {
+		return fail(err)
+	}
+	run := func(argv ...string) error {
+		cmd := tools.Command(argv...)
+		cmd.Env = epochEnv(epoch)
+		return command.Run(ctx, cmd)
+	}
+	if err := run("mkfs.vfat", "--invariant", "-F", "32", "-n", "EOS-ESP",
+		"-i", fmt.Sprintf("%08x", binary.BigEndian.Uint32(id)), out); err != nil {
+		return fail(err)
+	}
+	mmd := []string{"mmd", "-i", out}
+	for _, d := range dirs {
+		mmd = append(mmd, "::/"+d)
+	}
+	if err := run(mmd...); err != nil {
+		return fail(err)
+	}
+	var names []string
+	var total int64
+	for name, src := range files {
+		names = append(names, name)
+		fi, err := os.Stat(src)
+		if err != nil {
+			return fail(err)
+		}
+		total += fi.Size()
+		if err := os.Chtimes(src, epoch, epoch); err != nil {
+			return fail(err)
+		}
+	}
+	// An update needs the kernel image of the other slot beside this one's.
+	if kernel := files["EFI/eos/a.efi"]; kernel != "" {
+		if fi, err := os.Stat(kernel); err == nil {
+			total += 2 * fi.Size() // the other slot's, and one being written
+		}
+	}
+	if total > size-size/16 {
+		return fail(fmt.Errorf("its files, with room for the other slot's kernel image, need %d MiB, it has %d MiB (disk.esp of the image description)", total>>20, size>>20))
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if err := run("mcopy", "-m", "-i", out, files[name], "::/"+name); err != nil {
+			return fail(err)
+		}
+	}
+	return nil
+}
+
+// espDirs are the folders on the ESP, parents first.
+var espDirs = []string{"EFI", "EFI/BOOT", "EFI/eos", "EFI/eos/a.efi.extra.d", "EFI/eos/b.efi.extra.d"}
+
+// espFiles makes the files of a new device's ESP in dir: slot A was committed
+// at the factory, slot B is empty.
+func espFiles(ctx context.Context, tools *toolstree.Tree, dir, grub, uki, diskGUID string, image slot.Image, slots int, epoch time.Time) (map[string]string, error) {
+	files := map[string]string{"EFI/BOOT/BOOTX64.EFI": grub}
+	own := filepath.Join(dir, "a.efi")
+	if err := copyFile(uki, own); err != nil {
+		return nil, err
+	}
+	files["EFI/eos/a.efi"] = own
+	sum, err := hashFile(uki)
+	if err != nil {
+		return nil, err
+	}
+	record := slot.Record{Seq: 1, ProvenA: &image}
+	half, off, err := slot.MarshalRecord(record)
+	if err != nil {
+		return nil, err
+	}
+	recordFile := make([]byte, slot.RecordSize)
+	copy(recordFile[off:], half)
+	for name, data := range map[string][]byte{
+		"EFI/eos/a.sum":     []byte(sum + "  /EFI/eos/a.efi\n"),
+		"EFI/eos/bootstate": bootstate.Factory().Marshal(),
+		"EFI/eos/record":    recordFile,
+	} {
+		path := filepath.Join(dir, strings.ReplaceAll(name, "/", "_"))
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			return nil, err
+		}
+		files[name] = path
+	}
+	for _, x := range []string{"a", "b"}[:slots] {
+		path := filepath.Join(dir, x+".addon.efi")
+		if err := addon(ctx, tools, x, diskGUID, epoch, path); err != nil {
+			return nil, err
+		}
+		files["EFI/eos/"+x+".efi.extra.d/slot.addon.efi"] = path
+	}
+	return files, nil
+}
