@@ -1,0 +1,442 @@
+package repository
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	version "github.com/knqyf263/go-deb-version"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/OSInside/eos/internal/chunk"
+	"github.com/OSInside/eos/internal/slotimage"
+)
+
+// A Repository is a repository as its publisher sees it.
+type Repository struct {
+	store Store
+}
+
+// Init makes a repository in dir, whose trust begins with root. A folder that
+// is this repository already is opened; a folder with anything else in it is
+// refused.
+func Init(ctx context.Context, dir string, root []byte) (*Repository, error) {
+	m, err := metadata.Root().FromBytes(root)
+	if err != nil {
+		return nil, fmt.Errorf("make repository %s: root metadata: %w", dir, tidy{err})
+	}
+	if err := m.VerifyDelegate(metadata.ROOT, m); err != nil {
+		return nil, fmt.Errorf("make repository %s: root metadata: %w", dir, tidy{err})
+	}
+	f := &folder{dir: dir}
+	if err := f.makeDir(dir); err != nil {
+		return nil, fmt.Errorf("make repository %s: %w", dir, err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("make repository %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		if name := e.Name(); name != "metadata" && name != "targets" && name != lockName {
+			return nil, fmt.Errorf("make repository %s: %w: it holds %s", dir, ErrNotRepository, name)
+		}
+	}
+	unlock, err := f.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	name := versioned(metadata.ROOT, m.Signed.Version)
+	have, err := f.Open(ctx, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if names, err := f.List(ctx, "metadata"); err != nil {
+			return nil, err
+		} else if len(names) > 0 {
+			return nil, fmt.Errorf("make repository %s: %w: it has another root", dir, ErrWrongKey)
+		}
+		if err := f.Put(ctx, name, bytes.NewReader(root)); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, fmt.Errorf("make repository %s: %w", dir, err)
+	default:
+		b, err := io.ReadAll(have)
+		if err = errors.Join(err, have.Close()); err != nil {
+			return nil, fmt.Errorf("make repository %s: %w", dir, err)
+		}
+		if !bytes.Equal(b, root) {
+			return nil, fmt.Errorf("make repository %s: %w: it has another root", dir, ErrWrongKey)
+		}
+	}
+	return &Repository{store: f}, nil
+}
+
+// Open opens the repository in dir. A folder that is none is ErrNotRepository.
+func Open(ctx context.Context, dir string) (*Repository, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	r := &Repository{store: &folder{dir: dir}}
+	if _, err := load(ctx, r.store); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Progress is told how far a long call has come; [cli.Progress] is one.
+type Progress interface {
+	Stage(name string, total int64)
+	Add(n int64)
+	Done()
+}
+
+// PublishOptions of [Repository.Publish] and [Repository.Refresh].
+type PublishOptions struct {
+	Keys     Signers
+	Accepted []ed25519.PublicKey // keys of slot manifests
+	Expiry   Expiry
+	Now      func() time.Time // nil: the system's clock
+	Progress Progress         // may be nil
+}
+
+// A Published is one image of a [Publication].
+type Published struct {
+	Image
+	File      string `json:"file"`
+	Chunks    int    `json:"chunks"`
+	Unchanged bool   `json:"unchanged"` // it was there already
+}
+
+// A Publication is what a publisher did.
+type Publication struct {
+	Images  []Published `json:"images"`
+	Expires time.Time   `json:"expires"` // of the timestamp: publish or refresh again before
+	Root    time.Time   `json:"root_expires"`
+	Targets time.Time   `json:"targets_expires"`
+	// Versions of the metadata after it.
+	Versions Floors `json:"versions"`
+}
+
+// Publish adds the slot images in files. Each is verified completely first. If
+// one cannot be published, none is. A version that is there already with the
+// same content stays as it is; with other content it is ErrPublished.
+func (r *Repository) Publish(ctx context.Context, files []string, opts PublishOptions) (*Publication, error) {
+	if opts.Keys.Targets == nil || opts.Keys.Online == nil {
+		return nil, fmt.Errorf("publish: %w", ErrNoKeys)
+	}
+	opts = opts.withDefaults()
+	unlock, err := r.store.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	st, err := load(ctx, r.store)
+	if err != nil {
+		return nil, err
+	}
+	if err := st.check(opts.Keys); err != nil {
+		return nil, err
+	}
+	var prepared []*prepared
+	for _, file := range files {
+		p, err := prepare(ctx, file, opts)
+		if err != nil {
+			return nil, fmt.Errorf("publish %s: %w", file, err)
+		}
+		defer p.file.Close()
+		if err := p.compare(st); err != nil {
+			return nil, fmt.Errorf("publish %s: %w", file, err)
+		}
+		prepared = append(prepared, p)
+		if err := p.enter(st); err != nil {
+			return nil, fmt.Errorf("publish %s: %w", file, err)
+		}
+	}
+	changed := st.timestamp.Signed.Version == 0
+	pub := &Publication{}
+	for _, p := range prepared {
+		pub.Images = append(pub.Images, Published{Image: p.image, File: p.name, Chunks: p.chunks, Unchanged: p.unchanged})
+		if p.unchanged {
+			continue
+		}
+		changed = true
+		if err := p.put(ctx, r.store, opts.Progress); err != nil {
+			return nil, fmt.Errorf("publish %s: %w", p.name, err)
+		}
+	}
+	if changed {
+		if err := st.write(ctx, r.store, opts.Keys, opts.Expiry, opts.Now(), true); err != nil {
+			return nil, fmt.Errorf("publish: %w", err)
+		}
+	}
+	pub.note(st)
+	return pub, nil
+}
+
+// Refresh signs snapshot and timestamp anew, before they expire. The targets
+// are signed anew as well when their key is given and half their time is over.
+func (r *Repository) Refresh(ctx context.Context, opts PublishOptions) (*Publication, error) {
+	if opts.Keys.Online == nil {
+		return nil, fmt.Errorf("refresh: %w", ErrNoKeys)
+	}
+	opts = opts.withDefaults()
+	unlock, err := r.store.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	st, err := load(ctx, r.store)
+	if err != nil {
+		return nil, err
+	}
+	if err := st.check(opts.Keys); err != nil {
+		return nil, err
+	}
+	now := opts.Now()
+	due := st.timestamp.Signed.Version == 0 || now.Add(opts.Expiry.withDefaults().Targets/2).After(st.targets.Signed.Expires)
+	if due && opts.Keys.Targets == nil && !st.targets.Signed.Expires.After(now) {
+		return nil, fmt.Errorf("refresh: the list of images has expired at %s and %s is not at hand: %w",
+			st.targets.Signed.Expires.Format(time.RFC3339), TargetsKey, ErrNoKeys)
+	}
+	if err := st.write(ctx, r.store, opts.Keys, opts.Expiry, now, due && opts.Keys.Targets != nil); err != nil {
+		return nil, fmt.Errorf("refresh: %w", err)
+	}
+	pub := &Publication{}
+	pub.note(st)
+	return pub, nil
+}
+
+// Catalog returns what the repository offers.
+func (r *Repository) Catalog(ctx context.Context) (*Catalog, error) {
+	st, err := load(ctx, r.store)
+	if err != nil {
+		return nil, err
+	}
+	return newCatalog(st.targets.Signed.Targets), nil
+}
+
+func (o PublishOptions) withDefaults() PublishOptions {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Progress == nil {
+		o.Progress = silent{}
+	}
+	return o
+}
+
+type silent struct{}
+
+func (silent) Stage(string, int64) {}
+func (silent) Add(int64)           {}
+func (silent) Done()               {}
+
+func (p *Publication) note(st *state) {
+	p.Expires = st.timestamp.Signed.Expires
+	p.Root, p.Targets = st.root.Signed.Expires, st.targets.Signed.Expires
+	p.Versions = Floors{
+		Root: st.root.Signed.Version, Timestamp: st.timestamp.Signed.Version,
+		Snapshot: st.snapshot.Signed.Version, Targets: st.targets.Signed.Version,
+	}
+}
+
+// prepared is a verified image on its way into the repository.
+type prepared struct {
+	name            string
+	file            *os.File
+	image           Image
+	manifest, index []byte
+	chunks          int
+	unchanged       bool
+}
+
+// prepare verifies the image in the file called name and computes what is
+// published of it.
+func prepare(ctx context.Context, name string, opts PublishOptions) (_ *prepared, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a file")
+	}
+	m, err := slotimage.Read(f, info.Size(), opts.Accepted)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() != m.ImageSize {
+		return nil, fmt.Errorf("file has %d bytes, the slot image in it %d", info.Size(), m.ImageSize)
+	}
+	if _, err := version.NewVersion(m.Version); err != nil {
+		return nil, fmt.Errorf("version %q: %w", m.Version, err)
+	}
+	what := m.Name + " " + m.Version
+	opts.Progress.Stage("verify "+what, m.DataSize)
+	if err := slotimage.Verify(ctx, f, m, opts.Progress.Add); err != nil {
+		return nil, err
+	}
+	size := m.DataSize + slotimage.BlockSize
+	opts.Progress.Stage("cut "+what+" into chunks", size)
+	sum := sha256.New()
+	blob := io.TeeReader(io.NewSectionReader(f, 0, size), io.MultiWriter(sum, meter{opts.Progress}))
+	x, err := chunk.Make(ctx, blob, m.DataSize)
+	if err != nil {
+		return nil, err
+	}
+	opts.Progress.Done()
+	p := &prepared{name: name, file: f, manifest: make([]byte, slotimage.BlockSize), index: x.Marshal(), chunks: len(x.Chunks)}
+	if _, err := f.ReadAt(p.manifest, m.DataSize); err != nil {
+		return nil, err
+	}
+	file := func(base string, length int64, sum []byte) File {
+		return File{Path: targetPath(m.Name, m.Class, m.Version, base), Length: length, SHA256: hex.EncodeToString(sum)}
+	}
+	manifestSum, indexSum := sha256.Sum256(p.manifest), sha256.Sum256(p.index)
+	p.image = Image{
+		Name: m.Name, Class: m.Class, Arch: m.Arch, Version: m.Version, BuildID: m.BuildID,
+		Channel: Stable, DataSize: m.DataSize, ImageSize: m.ImageSize, MinSlotSize: m.ImageSize, Built: m.Built,
+		Manifest: file("manifest", int64(len(p.manifest)), manifestSum[:]),
+		Index:    file("index", int64(len(p.index)), indexSum[:]),
+		Blob:     file("blob", size, sum.Sum(nil)),
+	}
+	return p, nil
+}
+
+// compare looks for the same version in the repository.
+func (p *prepared) compare(st *state) error {
+	t := st.targets.Signed.Targets[p.image.Blob.Path]
+	if t == nil {
+		return nil
+	}
+	if hex.EncodeToString(t.Hashes["sha256"]) != p.image.Blob.SHA256 {
+		return fmt.Errorf("%s %s for %s: %w", p.image.Name, p.image.Version, p.image.Class, ErrPublished)
+	}
+	p.unchanged = true
+	return nil
+}
+
+// enter puts the image into the targets metadata.
+func (p *prepared) enter(st *state) error {
+	if p.unchanged {
+		return nil
+	}
+	i := p.image
+	custom, err := json.Marshal(entry{
+		Format: entryFormat, Name: i.Name, Class: i.Class, Arch: i.Arch, Version: i.Version, BuildID: i.BuildID,
+		Channel: i.Channel, DataSize: i.DataSize, ImageSize: i.ImageSize, MinSlotSize: i.MinSlotSize, Built: i.Built,
+		Index: i.Index.Path, Blob: i.Blob.Path,
+	})
+	if err != nil {
+		return err
+	}
+	raw := json.RawMessage(custom)
+	for _, f := range []File{i.Manifest, i.Index, i.Blob} {
+		sum, err := hex.DecodeString(f.SHA256)
+		if err != nil {
+			return err
+		}
+		t := &metadata.TargetFiles{Length: f.Length, Hashes: metadata.Hashes{"sha256": sum}, Path: f.Path}
+		if f == i.Manifest {
+			t.Custom = &raw
+		}
+		st.targets.Signed.Targets[f.Path] = t
+	}
+	// What devices would make of it: an entry they cannot read must not be
+	// signed.
+	c := newCatalog(st.targets.Signed.Targets)
+	if _, ok := c.Find(i.Name, i.Class, i.Arch, i.Version); !ok {
+		return fmt.Errorf("internal error: entry does not read back: %v", c.Problems())
+	}
+	return nil
+}
+
+// put copies the image's files to the store.
+func (p *prepared) put(ctx context.Context, s Store, progress Progress) error {
+	progress.Stage("copy "+p.image.Name+" "+p.image.Version, p.image.Blob.Length)
+	defer progress.Done()
+	for _, f := range []struct {
+		file File
+		r    io.Reader
+	}{
+		{p.image.Blob, io.TeeReader(io.NewSectionReader(p.file, 0, p.image.Blob.Length), meter{progress})},
+		{p.image.Index, bytes.NewReader(p.index)},
+		{p.image.Manifest, bytes.NewReader(p.manifest)},
+	} {
+		if same, err := holds(ctx, s, f.file); err != nil {
+			return err
+		} else if same {
+			continue // left by a publisher that was killed
+		}
+		if err := s.Put(ctx, f.file.url(), &summed{r: f.r, want: f.file}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holds says whether the store has f already, whole.
+func holds(ctx context.Context, s Store, f File) (bool, error) {
+	r, err := s.Open(ctx, f.url())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	sum := sha256.New()
+	n, err := io.Copy(sum, readerContext{ctx, r})
+	if err = errors.Join(err, r.Close()); err != nil {
+		return false, err
+	}
+	return n == f.Length && hex.EncodeToString(sum.Sum(nil)) == f.SHA256, nil
+}
+
+// summed fails at its end if what was read is not what was announced: the
+// file changed after it was verified.
+type summed struct {
+	r    io.Reader
+	want File
+	n    int64
+	hash hash.Hash // nil before the first Read
+}
+
+func (s *summed) Read(b []byte) (int, error) {
+	if s.hash == nil {
+		s.hash = sha256.New()
+	}
+	n, err := s.r.Read(b)
+	s.n += int64(n)
+	s.hash.Write(b[:n])
+	if err == io.EOF && (s.n != s.want.Length || hex.EncodeToString(s.hash.Sum(nil)) != s.want.SHA256) {
+		return n, fmt.Errorf("%s changed while it was published", s.want.Path)
+	}
+	return n, err
+}
+
+// meter reports what is written to it.
+type meter struct{ p Progress }
+
+func (m meter) Write(b []byte) (int, error) {
+	m.p.Add(int64(len(b)))
+	return len(b), nil
+}
