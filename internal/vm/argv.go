@@ -26,7 +26,6 @@ const (
 	infoFile     = "machine.json"
 	lockFile     = "lock"
 	consoleLock  = "console.lock"
-	knownHosts   = "known_hosts"
 )
 
 // Paths in the tools tree.

@@ -53,6 +53,8 @@ type Info struct {
 type Machine struct {
 	Info
 	Folder string
+
+	qemu *child // when this process started it
 }
 
 // Errors that callers tell apart.
@@ -181,9 +183,6 @@ func (m *Machine) path(file string) string { return filepath.Join(m.Folder, file
 // serial console.
 func (m *Machine) SerialLog() string { return m.path(serialLog) }
 
-// KnownHosts returns the path of the file for the ssh host keys of this machine.
-func (m *Machine) KnownHosts() string { return m.path(knownHosts) }
-
 // save writes what is known about the machine.
 func (m *Machine) save() error {
 	b, err := json.MarshalIndent(m.Info, "", "  ")
@@ -214,7 +213,7 @@ func (m *Machine) lock() (unlock func(), err error) {
 
 // forget removes the machine's state, and nothing in the folder that is not part of it.
 func (m *Machine) forget() error {
-	for _, f := range []string{diskFile, registryFile, varsFile, stateFile, tpmDir, serialLog, qemuLog, tpmLog, knownHosts, infoFile} {
+	for _, f := range []string{diskFile, registryFile, varsFile, stateFile, tpmDir, serialLog, qemuLog, tpmLog, infoFile} {
 		if err := os.RemoveAll(m.path(f)); err != nil {
 			return fmt.Errorf("forget machine %s: %w", m.Name, err)
 		}

@@ -97,7 +97,22 @@ func (h Host) launchOnce(ctx context.Context, m *Machine, c Config) (err error) 
 			return err
 		}
 	}
+	m.qemu = qemu
 	return m.save()
+}
+
+// Ended returns nil if QEMU ended because the guest powered off, or else why. It is for the
+// process that started the machine, after the machine has ended.
+func (m *Machine) Ended() error {
+	<-m.qemu.done
+	if m.qemu.err == nil {
+		return nil
+	}
+	err := fmt.Errorf("machine %s ended: qemu: %w", m.Name, m.qemu.err)
+	if line := lastLine(m.path(qemuLog)); line != "" {
+		err = fmt.Errorf("%w: %s", err, line)
+	}
+	return err
 }
 
 // hardware is what Args needs to know.
@@ -148,7 +163,8 @@ func (m *Machine) awaitQMP(ctx context.Context, qemu *child) (*QMP, error) {
 // behind as a zombie while this process lives.
 type child struct {
 	cmd  *exec.Cmd
-	done chan struct{}
+	done chan struct{} // closed when it has ended
+	err  error         // how it ended, once done is closed
 }
 
 func (c *child) stop() {
@@ -187,7 +203,7 @@ func spawn(c command.Cmd, folder, log string, bound bool, files ...*os.File) (*c
 		err := x.Start()
 		begun <- err
 		if err == nil {
-			_ = x.Wait() // how it ended is in its log
+			p.err = x.Wait()
 		}
 	}()
 	if err := <-begun; err != nil {
