@@ -73,7 +73,7 @@ the host only has to have mmdebstrap.`,
 			root.AddCommand(c)
 		}
 	}
-	group("make", "Make images:", newKeysCommand(env))
+	group("make", "Make images:", newBuildCommand(env), newKeysCommand(env))
 	root.AddCommand(newCompletionCommand(env), newManCommand(env))
 
 	explainExits(root)

@@ -52,7 +52,7 @@ type rootArchive struct {
 
 // fetchRoot returns the root archive of b from the cache and makes it first
 // when it is missing, or when refresh asks for the packages of today.
-func fetchRoot(ctx context.Context, cache string, b bootstrap, refresh bool, progress Progress) (*rootArchive, error) {
+func fetchRoot(ctx context.Context, cache string, b bootstrap, refresh bool) (*rootArchive, error) {
 	key := b.key()
 	archive := &rootArchive{Path: filepath.Join(cache, "root-"+key+".tar"), Key: key}
 	about := filepath.Join(cache, "root-"+key+".json")
@@ -65,8 +65,6 @@ func fetchRoot(ctx context.Context, cache string, b bootstrap, refresh bool, pro
 			return archive, nil
 		}
 	}
-	progress.Stage("bootstrap", 0)
-	defer progress.Done()
 	archive.Started = time.Now().UTC()
 	tmp, err := os.CreateTemp(cache, "root-"+key+".new-")
 	if err != nil {

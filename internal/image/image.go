@@ -210,7 +210,7 @@ func (b *build) run(ctx context.Context) error {
 	archive, err := fetchRoot(ctx, b.CacheDir, bootstrap{
 		Suite: s.Debian.Suite, Arch: s.Arch, Mirror: s.Debian.Mirror,
 		Packages: slices.Compact(packages),
-	}, b.Refresh, b.Progress)
+	}, b.Refresh)
 	if err != nil {
 		return err
 	}

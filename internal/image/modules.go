@@ -65,6 +65,10 @@ func (t *tree) unpackModules(ctx context.Context, tools *toolstree.Tree, dir, ve
 	if err := t.extract(dir, tmp); err != nil {
 		return err
 	}
+	// depmod looks below /lib.
+	if err := os.Symlink("usr/lib", filepath.Join(tmp, "lib")); err != nil {
+		return err
+	}
 	// The whole work is one program start, not one for each module.
 	unpack := `find "$1" -name '*.ko.xz' -print0 | xargs -0 -r -n 50 -P "$(nproc)" xz -d &&
 find "$1" -name '*.ko.zst' -print0 | xargs -0 -r -n 50 zstd -q -d --rm &&

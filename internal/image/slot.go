@@ -49,10 +49,9 @@ func squash(ctx context.Context, tools *toolstree.Tree, t *tree, digest [32]byte
 	defer os.RemoveAll(tmp)
 	result := filepath.Join(tmp, "root")
 	r, w := io.Pipe()
-	cmd := tools.Command(append([]string{"sqfstar"}, append(options, result)...)...)
+	// It refuses the options for times beside the variable.
+	cmd := tools.Command(append([]string{"env", "-u", "SOURCE_DATE_EPOCH", "sqfstar"}, append(options, result)...)...)
 	cmd.Stdin = r
-	// Options of this program come from the environment too.
-	cmd.Env = []string{"SOURCE_DATE_EPOCH="}
 	wrote := make(chan error, 1)
 	go func() {
 		err := t.writeTar(w)

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/image"
+	"github.com/OSInside/eos/internal/imagespec"
+)
+
+type buildOptions struct {
+	file    string
+	profile string
+	outDir  string
+	binDir  string
+	version string
+	sshKey  string
+	dev     bool
+	refresh bool
+	fresh   bool
+	json    bool
+}
+
+func newBuildCommand(env *cli.Env) *cobra.Command {
+	var o buildOptions
+	c := &cobra.Command{
+		Use:   "build",
+		Short: "Build an image from its description",
+		Long: `Builds the image that an image description says, signed and ready for a disk.
+
+Packages are fetched once and kept in the cache; --refresh fetches those of today. The same
+description, packages, programs and keys give the same slot image, byte for byte. Times in
+the image are SOURCE_DATE_EPOCH, or else that of the newest file in a package.
+
+Without --dev nobody can log in to the image but who the description names. With it, root
+has a login on the console and accepts the ssh key in ~/.ssh, or that of --ssh-key.`,
+		Example: `  eos build -f images/eos.yaml -o out
+  eos build -f images/minimal.yaml --profile Static --dev`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runBuild(cmd, env, &o) },
+	}
+	f := c.Flags()
+	f.StringVarP(&o.file, "file", "f", "", "image description, a YAML `file`")
+	f.StringVar(&o.profile, "profile", "", "`name` of a profile of the description (default AB)")
+	f.StringVarP(&o.outDir, "output", "o", "out", "`folder` for what is built")
+	f.StringVar(&o.binDir, "bin", "", "`folder` with eos-init and os-update (default: that of eos)")
+	f.StringVar(&o.version, "version", "", "`version` instead of the description's")
+	f.StringVar(&o.sshKey, "ssh-key", "", "public key `file` for root, with --dev (default: those in ~/.ssh)")
+	f.BoolVar(&o.dev, "dev", false, "an image to develop with: console login and ssh key for root")
+	f.BoolVar(&o.refresh, "refresh", false, "fetch the packages again")
+	f.BoolVar(&o.fresh, "fresh", false, "make the file system again, though the cache has it")
+	f.BoolVar(&o.json, "json", false, "print the result, and progress on standard error, as JSON")
+	_ = c.MarkFlagRequired("file")
+	_ = c.MarkFlagFilename("file", "yaml", "yml")
+	_ = c.MarkFlagFilename("ssh-key", "pub")
+	_ = c.MarkFlagDirname("output")
+	_ = c.MarkFlagDirname("bin")
+	return c
+}
+
+func runBuild(cmd *cobra.Command, env *cli.Env, o *buildOptions) error {
+	spec, err := imagespec.Load(o.file, o.profile)
+	if err != nil {
+		return err
+	}
+	if o.version != "" {
+		spec.Version = o.version
+	}
+	spec.Dev = spec.Dev || o.dev
+	var sshKeys []string
+	if spec.Dev {
+		if sshKeys, err = callerKeys(env, o.sshKey); err != nil {
+			return err
+		}
+	} else if o.sshKey != "" {
+		return cli.Refuse(cli.Usage, errors.New("--ssh-key without --dev"), "name keys of a device in the image description, users")
+	}
+	keys, err := keysDir(cmd, env)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	r, err := image.Build(cmd.Context(), image.Options{
+		Spec: spec, KeysDir: keys, BinDir: o.binDir, OutDir: o.outDir, SSHKeys: sshKeys,
+		Refresh: o.refresh, Fresh: o.fresh, Progress: cli.NewProgress(env, o.json),
+	})
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return cli.PrintJSON(env.Stdout, struct {
+			BuildID string         `json:"build_id"`
+			Outputs []image.Output `json:"outputs"`
+			Timings []image.Timing `json:"timings"`
+		}{r.Manifest.BuildID, r.Outputs, r.Timings})
+	}
+	for _, out := range r.Outputs {
+		fmt.Fprintf(env.Stdout, "%-9s %9s  %s\n", out.Kind, humanize.IBytes(uint64(out.Size)), out.Path)
+	}
+	_, err = fmt.Fprintf(env.Stdout, "built %s %s, build id %s, in %s\n", spec.Name, spec.Version,
+		r.Manifest.BuildID[:16], time.Since(began).Round(100*time.Millisecond))
+	return err
+}
+
+// callerKeys returns the public ssh keys of whoever builds.
+func callerKeys(env *cli.Env, file string) ([]string, error) {
+	paths := []string{file}
+	if file == "" {
+		home := env.Getenv("HOME")
+		paths = nil
+		for _, name := range []string{"id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub"} {
+			paths = append(paths, filepath.Join(home, ".ssh", name))
+		}
+	}
+	var keys []string
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) && file == "" {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read ssh key: %w", err)
+		}
+		line := strings.TrimSpace(string(text))
+		if strings.Contains(line, "\n") || strings.Contains(line, "PRIVATE") || len(strings.Fields(line)) < 2 {
+			return nil, fmt.Errorf("read ssh key: %s is not one public key", path)
+		}
+		keys = append(keys, line)
+	}
+	return keys, nil
+}
