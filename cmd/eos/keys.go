@@ -6,12 +6,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/key"
+	"github.com/OSInside/eos/internal/repository"
 )
 
 // keySet are the keys an installation needs, and what each of them signs.
@@ -38,7 +41,8 @@ and NAME.pub, the public half. Keys are Ed25519.`,
 }
 
 func newKeysNewCommand(env *cli.Env) *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use:   "new [NAME]",
 		Short: "Make signing keys",
 		Long: `Makes the key NAME or, without NAME, all that an installation needs:
@@ -50,7 +54,10 @@ func newKeysNewCommand(env *cli.Env) *cobra.Command {
 
 Files that are there are never replaced: if one is in the way, nothing is made at all. Keep
 copies of image.key and root.key where no network reaches them: devices in the field accept
-nothing that these have not signed.`,
+nothing that these have not signed.
+
+With the whole set comes root.json, the first root metadata of the repository, which says what
+the other keys may sign. It goes into every image and is good for a year.`,
 		Example: `  eos keys new
   eos keys new image-2027 --keys /media/safe/keys`,
 		Args:        cobra.MaximumNArgs(1),
@@ -70,27 +77,36 @@ nothing that these have not signed.`,
 				}
 				names = args
 			}
-			if err := newKeys(dir, names); err != nil {
+			whole := len(args) == 0
+			if err := newKeys(dir, names, whole); err != nil {
 				return err
 			}
-			return listKeys(env, dir, names, false)
+			return listKeys(env, dir, names, asJSON)
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print the new keys as JSON")
+	return c
 }
 
-// newKeys makes all the named pairs in dir, or none if a file is in the way.
-func newKeys(dir string, names []string) error {
+// newKeys makes all the named pairs in dir, and the root metadata if whole is set, or
+// nothing if a file is in the way.
+func newKeys(dir string, names []string, whole bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make keys directory: %w", err)
 	}
+	var files []string
 	for _, name := range names {
-		for _, ext := range []string{".key", ".pub"} {
-			path := filepath.Join(dir, name+ext)
-			if _, err := os.Lstat(path); err == nil {
-				return existing(&fs.PathError{Op: "make key", Path: path, Err: fs.ErrExist})
-			} else if !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("make keys: %w", err)
-			}
+		files = append(files, name+".key", name+".pub")
+	}
+	if whole {
+		files = append(files, repository.RootFile)
+	}
+	for _, file := range files {
+		path := filepath.Join(dir, file)
+		if _, err := os.Lstat(path); err == nil {
+			return existing(&fs.PathError{Op: "make", Path: path, Err: fs.ErrExist})
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("make keys: %w", err)
 		}
 	}
 	for _, name := range names {
@@ -100,7 +116,10 @@ func newKeys(dir string, names []string) error {
 			return err
 		}
 	}
-	return nil
+	if !whole {
+		return nil
+	}
+	return repository.WriteRoot(dir, time.Now().Add(repository.RootLifetime))
 }
 
 func existing(err error) error {
@@ -151,7 +170,7 @@ func listKeys(env *cli.Env, dir string, names []string, asJSON bool) error {
 	}
 	list := []keyInfo{}
 	for _, k := range keys {
-		if names != nil && !contains(names, k.Name) {
+		if names != nil && !slices.Contains(names, k.Name) {
 			continue
 		}
 		list = append(list, describeKey(dir, k))
@@ -213,13 +232,4 @@ func describeKey(dir string, k key.Public) keyInfo {
 		info.Warning = fmt.Sprintf("%s is the private half of another key, %s", path, p.ID)
 	}
 	return info
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }

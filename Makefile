@@ -1,0 +1,51 @@
+# The build needs Go and nothing else; programs are static.
+GO       ?= go
+GOFLAGS  += -trimpath
+LDFLAGS  := -s -w
+PROGRAMS := eos eos-init os-update
+FUZZTIME ?= 30s
+MANDIR   ?= build/man
+
+export CGO_ENABLED := 0
+
+.PHONY: all build $(PROGRAMS) lint man completion fuzz clean
+
+all: build
+
+build: $(PROGRAMS)
+
+# go build knows better than make what is up to date.
+$(PROGRAMS):
+	$(GO) build $(GOFLAGS) -ldflags "$(LDFLAGS)" -o bin/$@ ./cmd/$@
+
+lint:
+	@bad=$$(gofmt -l cmd internal os test); if [ -n "$$bad" ]; then echo "gofmt: $$bad"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+# Man pages of eos come from its command tree, the others from docs/man.
+man: eos
+	bin/eos man $(MANDIR)
+	@for page in docs/man/*.[1-8].md; do \
+		[ -e "$$page" ] || continue; \
+		out=$(MANDIR)/$$(basename $$page .md); echo "$$page -> $$out"; \
+		$(GO) run github.com/cpuguy83/go-md2man/v2 -in "$$page" -out "$$out" || exit 1; \
+	done
+
+completion: eos
+	mkdir -p build/completion
+	bin/eos completion bash > build/completion/eos.bash
+	bin/eos completion zsh > build/completion/_eos
+	bin/eos completion fish > build/completion/eos.fish
+
+# Each fuzz target for FUZZTIME; finding none of them is an error.
+fuzz:
+	@found=0; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6- | sort -u); do \
+			found=1; echo "== $$dir $$f"; \
+			$(GO) test ./$$dir -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; \
+		done; \
+	done; [ $$found = 1 ] || { echo "no fuzz targets found"; exit 1; }
+
+clean:
+	rm -rf bin build
