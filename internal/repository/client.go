@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -199,7 +200,7 @@ func (c *Client) compareFloors(seen Floors, root *metadata.Metadata[metadata.Roo
 		// it is signed and cannot be rolled back itself.
 		return nil
 	}
-	return errors.Join(
+	return cmp.Or(
 		check("timestamp.json", seen.Timestamp, c.Floors.Timestamp),
 		check("snapshot.json", seen.Snapshot, c.Floors.Snapshot),
 		check("targets.json", seen.Targets, c.Floors.Targets),

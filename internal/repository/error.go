@@ -89,7 +89,7 @@ func classify(what string, err error) error {
 		return &ClientError{Kind: ErrUnreachable, What: what, Err: statusError{status.StatusCode}}
 	case errors.Is(err, &metadata.ErrExpiredMetadata{}):
 		kind = ErrExpired
-	case errors.Is(err, &metadata.ErrBadVersionNumber{}):
+	case errors.Is(err, &metadata.ErrBadVersionNumber{}) && !strings.HasSuffix(what, ".root.json"):
 		kind = ErrRollback
 	case errors.Is(err, &metadata.ErrDownloadLengthMismatch{}):
 		kind = ErrTooLarge

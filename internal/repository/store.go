@@ -49,6 +49,8 @@ const (
 // errKilled wraps what a step function returned.
 type errKilled struct{ error }
 
+func (e errKilled) Unwrap() error { return e.error }
+
 func (f *folder) String() string { return f.dir }
 
 func (f *folder) at(op string) error {
