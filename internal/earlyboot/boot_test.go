@@ -154,9 +154,10 @@ func TestIsWatchdog(t *testing.T) {
 
 func TestModaliases(t *testing.T) {
 	dir := sysfs(t, map[string]string{
-		"pci0/b/modalias": "pci:v2\n", "pci0/a/modalias": "pci:v1\n", "cpu/modalias": "cpu:x\n", "pci0/c/modalias": "\n", "pci0/a/other": "x",
+		"bus/pci/devices/b/modalias": "pci:v2\n", "bus/pci/devices/a/modalias": "pci:v1\n", "devices/system/cpu/modalias": "cpu:x\n",
+		"bus/usb/devices/1-1/modalias": "pci:v1\n", "bus/pci/devices/c/modalias": "\n", "bus/pci/devices/a/other": "x", "bus/pci/drivers/d/modalias": "y",
 	})
-	if diff := cmp.Diff([]string{"cpu:x", "pci:v1", "pci:v2"}, modaliases(dir)); diff != "" {
+	if diff := cmp.Diff([]string{"pci:v1", "pci:v2", "cpu:x"}, modaliases(dir)); diff != "" {
 		t.Errorf("modaliases() (-want +got):\n%s", diff)
 	}
 	if got := modaliases(filepath.Join(dir, "none")); got != nil {

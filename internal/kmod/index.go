@@ -37,7 +37,11 @@ type module struct {
 	deps []string // canonical names, in the order of modules.dep
 }
 
-type alias struct{ pattern, name string }
+type alias struct {
+	pattern, name string
+	match         string // pattern without slashes
+	prefix        string // of match, up to the first wildcard
+}
 
 // MissingError is returned for a module that is neither a file of the tree nor
 // built into the kernel.
@@ -128,7 +132,12 @@ func Parse(dep, aliases, builtin []byte) (*Index, error) {
 		if _, err := path.Match(noSlash(f[1]), ""); err != nil {
 			return fmt.Errorf("pattern %q: %w", f[1], err)
 		}
-		x.aliases = append(x.aliases, alias{f[1], Name(f[2])})
+		a := alias{pattern: f[1], name: Name(f[2]), match: noSlash(f[1])}
+		a.prefix = a.match
+		if i := strings.IndexAny(a.match, `*?[\`); i >= 0 {
+			a.prefix = a.match[:i]
+		}
+		x.aliases = append(x.aliases, a)
 		return nil
 	})
 	if err != nil {
@@ -223,7 +232,11 @@ func (x *Index) Match(modalias string) []string {
 	var names []string
 	modalias = noSlash(modalias)
 	for _, a := range x.aliases {
-		if ok, err := path.Match(noSlash(a.pattern), modalias); err == nil && ok && !slices.Contains(names, a.name) {
+		// Nearly all patterns end here, which is worth it on a slow machine.
+		if !strings.HasPrefix(modalias, a.prefix) {
+			continue
+		}
+		if ok, err := path.Match(a.match, modalias); err == nil && ok && !slices.Contains(names, a.name) {
 			names = append(names, a.name)
 		}
 	}
