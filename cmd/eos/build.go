@@ -45,8 +45,9 @@ Without --dev nobody can log in to the image but who the description names. With
 has a login on the console and accepts the ssh key in ~/.ssh, or that of --ssh-key.`,
 		Example: `  eos build -f images/eos.yaml -o out
   eos build -f images/minimal.yaml --profile Static --dev`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runBuild(cmd, env, &o) },
+		Args:        cobra.NoArgs,
+		Annotations: map[string]string{exitAnnotation: "4"},
+		RunE:        func(cmd *cobra.Command, _ []string) error { return runBuild(cmd, env, &o) },
 	}
 	f := c.Flags()
 	f.StringVarP(&o.file, "file", "f", "", "image description, a YAML `file`")
@@ -72,8 +73,13 @@ func runBuild(cmd *cobra.Command, env *cli.Env, o *buildOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := spec.Supported(); err != nil {
+		return cli.Refuse(cli.Refused, err, "")
+	}
 	if o.version != "" {
-		spec.Version = o.version
+		if err := spec.SetVersion(o.version); err != nil {
+			return cli.Refuse(cli.Usage, err, "")
+		}
 	}
 	spec.Dev = spec.Dev || o.dev
 	var sshKeys []string

@@ -73,7 +73,9 @@ the host only has to have mmdebstrap.`,
 			root.AddCommand(c)
 		}
 	}
-	group("make", "Make images:", newBuildCommand(env), newKeysCommand(env))
+	group("make", "Make images:", newKeysCommand(env), newBuildCommand(env))
+	group("vm", "Run them in a virtual machine:",
+		newRunCommand(env), newSSHCommand(env), newConsoleCommand(env), newStopCommand(env), newPsCommand(env))
 	root.AddCommand(newCompletionCommand(env), newManCommand(env))
 
 	explainExits(root)

@@ -86,11 +86,8 @@ func (d *decoder) checkIdentity(s *Spec) {
 	d.match("name", s.Name, imageName, "want up to 64 lower-case letters, digits, '.' and '-', beginning with a letter or digit")
 	d.match("class", s.Class, className, "want up to 64 lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
 	if d.set("version") {
-		switch _, err := version.NewVersion(s.Version); {
-		case strings.Contains(s.Version, ":"):
-			d.bad("version", "versions are compared by Debian's rules, but have no epoch", "%q has an epoch", s.Version)
-		case !versionText.MatchString(s.Version) || err != nil:
-			d.bad("version", "want a digit, then letters, digits and . + - ~, like 1.0.0 or 2.1~rc1", "%q is not a version", s.Version)
+		if what, fix := badVersion(s.Version); what != "" {
+			d.bad("version", fix, "%s", what)
 		}
 	}
 	d.oneOf("arch", s.Arch, "amd64", "arm64")
@@ -108,6 +105,18 @@ func (d *decoder) checkIdentity(s *Spec) {
 	if s.Squashfs.Level < 1 || s.Squashfs.Level > 22 {
 		d.bad("squashfs.level", "zstd has levels 1 (fast) to 22 (small)", "%d is not from 1 to 22", s.Squashfs.Level)
 	}
+}
+
+// badVersion says what is wrong with a version, if anything is.
+func badVersion(v string) (what, fix string) {
+	_, err := version.NewVersion(v)
+	switch {
+	case strings.Contains(v, ":"):
+		return fmt.Sprintf("%q has an epoch", v), "versions are compared by Debian's rules, but have no epoch"
+	case !versionText.MatchString(v) || err != nil:
+		return fmt.Sprintf("%q is not a version", v), "want a digit, then letters, digits and . + - ~, like 1.0.0 or 2.1~rc1"
+	}
+	return "", ""
 }
 
 func (d *decoder) checkPackages(s *Spec) {

@@ -21,6 +21,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -174,6 +175,30 @@ func Default() Spec {
 		Boot:     Boot{Watchdog: Duration(180 * time.Second), HealthTimeout: Duration(300 * time.Second)},
 		Outputs:  []string{OutputRaw, OutputZst},
 	}
+}
+
+// later are profiles that are known by name, so that descriptions can have them already.
+var later = []string{"EC2", "RPI", "RPI5", "update-server"}
+
+// Supported returns an error if the builder cannot make this image yet.
+func (s *Spec) Supported() error {
+	switch {
+	case slices.Contains(later, s.Profile):
+		return fmt.Errorf("%s: images of the profile %s cannot be built yet, only those of AB, Static and profiles of your own", s.File, s.Profile)
+	case s.Arch != "amd64":
+		return fmt.Errorf("%s: images for %s cannot be built yet, only for amd64", s.File, s.Arch)
+	}
+	return nil
+}
+
+// SetVersion replaces the version, as eos build --version does. A version that [Load] would
+// refuse is an error here too.
+func (s *Spec) SetVersion(v string) error {
+	if what, fix := badVersion(v); what != "" {
+		return fmt.Errorf("set version: %s; %s", what, fix)
+	}
+	s.Version = v
+	return nil
 }
 
 // BaseName returns NAME-VERSION, the first part of the names of all files a build makes.

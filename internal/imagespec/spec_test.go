@@ -242,6 +242,30 @@ func TestDigest(t *testing.T) {
 	}
 }
 
+func TestSupported(t *testing.T) {
+	text := head + "profiles: {EC2: {}, RPI: {arch: arm64}, RPI5: {}, update-server: {}, mine: {}}\n"
+	for profile, want := range map[string]bool{"": true, "AB": true, "Static": true, "mine": true, "EC2": false, "RPI": false, "RPI5": false, "update-server": false} {
+		if err := parse(t, text, profile).Supported(); (err == nil) != want {
+			t.Errorf("Supported of profile %q = %v, want %v", profile, err, want)
+		}
+	}
+	if err := parse(t, head+"arch: arm64\n", "").Supported(); err == nil || !strings.Contains(err.Error(), "arm64") {
+		t.Errorf("Supported of arm64 = %v, want an error that names it", err)
+	}
+}
+
+func TestSetVersion(t *testing.T) {
+	s := parse(t, head, "")
+	if err := s.SetVersion("2.0~rc1"); err != nil || s.BaseName() != "eos-2.0~rc1" {
+		t.Errorf("SetVersion(2.0~rc1) = %v and name %s, want eos-2.0~rc1", err, s.BaseName())
+	}
+	for _, v := range []string{"", "a", "1/2", "1:2", "1 2", "../1"} {
+		if err := s.SetVersion(v); err == nil {
+			t.Errorf("SetVersion(%q) = nil, want an error", v)
+		}
+	}
+}
+
 func TestMatch(t *testing.T) {
 	tests := []struct {
 		pattern, name string
