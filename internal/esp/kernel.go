@@ -33,6 +33,26 @@ func (v *Volume) InstallKernel(ctx context.Context, s bootstate.Slot, image io.R
 	return nil
 }
 
+// SameKernel reads the kernel image of slot s back and compares it with its
+// checksum file and with image.
+func (v *Volume) SameKernel(ctx context.Context, s bootstate.Slot, image io.ReaderAt, size int64) error {
+	if err := v.CheckKernel(s); err != nil {
+		return err
+	}
+	want, err := hashOf(ctx, image, size)
+	if err != nil {
+		return fmt.Errorf("read kernel image inside slot %s: %w", s, err)
+	}
+	sum, err := v.readSum(s)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(sum, want) {
+		return &KernelError{s, fmt.Sprintf("it is not the one inside the slot (sha256 %x, want %x)", sum[:8], want[:8])}
+	}
+	return nil
+}
+
 // holds tells whether the slot's image and checksum are already the wanted ones.
 func (v *Volume) holds(s bootstate.Slot, want []byte, size int64) bool {
 	sum, err := v.readSum(s)

@@ -108,7 +108,7 @@ func ParseConfig(path string, b []byte) (Config, error) {
 	if err := d.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
 		return Config{}, fmt.Errorf("%s: more than one YAML document", path)
 	}
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return Config{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
@@ -141,7 +141,8 @@ func yamlError(path string, err error) error {
 	return fmt.Errorf("%s: %s", path, text)
 }
 
-func (c Config) check() error {
+// Check says what makes a configuration unusable.
+func (c Config) Check() error {
 	switch c.Activate {
 	case "", ActivateKexec, ActivateReboot:
 	default:

@@ -1,0 +1,81 @@
+package esp
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/OSInside/eos/internal/bootstate"
+	"github.com/OSInside/eos/internal/slot"
+)
+
+const (
+	stateName  = folder + "/bootstate"
+	recordName = folder + "/record"
+)
+
+// State reads the boot state.
+func (v *Volume) State() (bootstate.State, error) {
+	return bootstate.ReadFile(v.Path(stateName))
+}
+
+// SetState writes the boot state in place and waits until it is on the disk. A
+// file that is missing or has the wrong size is made anew: there is nothing in
+// it that could still be lost.
+func (v *Volume) SetState(s bootstate.State) error {
+	if err := s.Check(); err != nil {
+		return fmt.Errorf("write boot state: %w", err)
+	}
+	if err := v.shape(stateName, bootstate.BlockSize, s.Marshal()); err != nil {
+		return fmt.Errorf("write boot state: %w", err)
+	}
+	if err := bootstate.WriteFile(v.Path(stateName), s); err != nil {
+		return err
+	}
+	return v.flush()
+}
+
+// Record reads the device record. With an error the zero record is returned,
+// and a caller that only reports can go on with it.
+func (v *Volume) Record() (slot.Record, error) {
+	return slot.ReadRecord(v.Path(recordName))
+}
+
+// SetRecord writes the device record over its older half and waits until it is
+// on the disk.
+func (v *Volume) SetRecord(r slot.Record) error {
+	if err := v.shape(recordName, slot.RecordSize, make([]byte, slot.RecordSize)); err != nil {
+		return fmt.Errorf("write device record: %w", err)
+	}
+	if err := slot.WriteRecord(v.Path(recordName), r); err != nil {
+		return err
+	}
+	return v.flush()
+}
+
+// shape makes sure that a file of fixed size exists, with content if it has to
+// be made.
+func (v *Volume) shape(name string, size int64, content []byte) error {
+	st, err := os.Stat(v.Path(name))
+	if err == nil && st.Size() == size {
+		return nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(v.Path(folder), 0o700); err != nil {
+		return err
+	}
+	if err := overwrite(v.Path(name), content); err != nil {
+		return err
+	}
+	return v.flush()
+}
+
+// flush syncs the volume; fsync of a file on FAT does not cover its folder.
+func (v *Volume) flush() error {
+	if err := v.sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", v.name, err)
+	}
+	return nil
+}
