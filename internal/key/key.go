@@ -12,10 +12,10 @@
 package key
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -60,20 +60,27 @@ const (
 	privateType = "PRIVATE KEY"
 )
 
+// DER allows one encoding of each half of an Ed25519 key (RFC 8410): these bytes, then the
+// 32 of the key or seed. Package crypto/x509 reads them too, but brings package net and a
+// megabyte of other key types into eos-init. The tests compare both.
+var (
+	publicPrefix  = []byte{0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00}
+	privatePrefix = []byte{0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20}
+)
+
+var errType = errors.New("not an Ed25519 key in its standard form")
+
 // ParsePublic parses a PEM file with one Ed25519 public key.
 func ParsePublic(data []byte) (Public, error) {
 	der, err := parsePEM(data, publicType)
 	if err != nil {
 		return Public{}, fmt.Errorf("parse public key: %w", err)
 	}
-	parsed, err := x509.ParsePKIXPublicKey(der)
-	if err != nil {
-		return Public{}, fmt.Errorf("parse public key: %w", err)
+	raw, ok := bytes.CutPrefix(der, publicPrefix)
+	if !ok || len(raw) != ed25519.PublicKeySize {
+		return Public{}, fmt.Errorf("parse public key: %w", errType)
 	}
-	k, ok := parsed.(ed25519.PublicKey)
-	if !ok {
-		return Public{}, fmt.Errorf("parse public key: %T is not an Ed25519 key", parsed)
-	}
+	k := ed25519.PublicKey(raw)
 	return Public{ID: ID(k), Key: k}, nil
 }
 
@@ -83,14 +90,11 @@ func ParsePrivate(data []byte) (Private, error) {
 	if err != nil {
 		return Private{}, fmt.Errorf("parse private key: %w", err)
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		return Private{}, fmt.Errorf("parse private key: %w", err)
+	seed, ok := bytes.CutPrefix(der, privatePrefix)
+	if !ok || len(seed) != ed25519.SeedSize {
+		return Private{}, fmt.Errorf("parse private key: %w", errType)
 	}
-	k, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return Private{}, fmt.Errorf("parse private key: %T is not an Ed25519 key", parsed)
-	}
+	k := ed25519.NewKeyFromSeed(seed)
 	return Private{ID: ID(k.Public().(ed25519.PublicKey)), Key: k}, nil
 }
 
@@ -111,20 +115,18 @@ func parsePEM(data []byte, want string) ([]byte, error) {
 
 // MarshalPublic returns k as the content of a NAME.pub file.
 func MarshalPublic(k ed25519.PublicKey) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(k)
-	if err != nil {
-		return nil, fmt.Errorf("marshal public key: %w", err)
+	if len(k) != ed25519.PublicKeySize {
+		return nil, fmt.Errorf("marshal public key: %w", errType)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: publicType, Bytes: der}), nil
+	return pem.EncodeToMemory(&pem.Block{Type: publicType, Bytes: slices.Concat(publicPrefix, k)}), nil
 }
 
 // MarshalPrivate returns k as the content of a NAME.key file.
 func MarshalPrivate(k ed25519.PrivateKey) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		return nil, fmt.Errorf("marshal private key: %w", err)
+	if len(k) != ed25519.PrivateKeySize {
+		return nil, fmt.Errorf("marshal private key: %w", errType)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: privateType, Bytes: der}), nil
+	return pem.EncodeToMemory(&pem.Block{Type: privateType, Bytes: slices.Concat(privatePrefix, k.Seed())}), nil
 }
 
 // ValidName reports, as an error, what is wrong with a key's name: it becomes a file name.

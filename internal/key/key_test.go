@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/OSInside/eos/internal/key"
 )
 
@@ -144,7 +146,7 @@ func TestParseRefuses(t *testing.T) {
 		{"half", opensslPublic[:40], "no PEM block"},
 		{"two blocks", opensslPublic + opensslPublic, "data after the PEM block"},
 		{"trailing text", opensslPublic + "x", "data after the PEM block"},
-		{"damaged", block("PUBLIC KEY", []byte{1, 2, 3}), "asn1"},
+		{"damaged", block("PUBLIC KEY", []byte{1, 2, 3}), "not an Ed25519 key"},
 		{"other curve", block("PUBLIC KEY", ecPub), "not an Ed25519 key"},
 		{"private for public", opensslPrivate, `"PRIVATE KEY", want "PUBLIC KEY"`},
 	}
@@ -158,6 +160,45 @@ func TestParseRefuses(t *testing.T) {
 	}
 	if _, err := key.ParsePrivate([]byte(opensslPublic)); err == nil {
 		t.Error("ParsePrivate(public) = nil, want an error")
+	}
+}
+
+// crypto/x509 as oracle: the same bytes for any key, in both directions.
+func TestFilesAreThoseOfX509(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		seed := rapid.SliceOfN(rapid.Byte(), ed25519.SeedSize, ed25519.SeedSize).Draw(t, "seed")
+		priv := ed25519.NewKeyFromSeed(seed)
+		wantPriv, err := x509.MarshalPKCS8PrivateKey(priv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantPub, err := x509.MarshalPKIXPublicKey(priv.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		privPEM, err := key.MarshalPrivate(priv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pubPEM, err := key.MarshalPublic(priv.Public().(ed25519.PublicKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := pem.Decode(privPEM); !bytes.Equal(b.Bytes, wantPriv) {
+			t.Errorf("MarshalPrivate = %x, want %x", b.Bytes, wantPriv)
+		}
+		if b, _ := pem.Decode(pubPEM); !bytes.Equal(b.Bytes, wantPub) {
+			t.Errorf("MarshalPublic = %x, want %x", b.Bytes, wantPub)
+		}
+		if got, err := key.ParsePrivate(privPEM); err != nil || !got.Key.Equal(priv) {
+			t.Errorf("ParsePrivate = %v, want the key back", err)
+		}
+	})
+	if _, err := key.MarshalPublic(nil); err == nil {
+		t.Error("MarshalPublic(nil) = nil, want an error")
+	}
+	if _, err := key.MarshalPrivate(nil); err == nil {
+		t.Error("MarshalPrivate(nil) = nil, want an error")
 	}
 }
 
