@@ -80,6 +80,7 @@ type Boot struct {
 // Main runs the boot. It does not return.
 func Main() {
 	b := &Boot{start: time.Now(), log: openLog()}
+	b.line.Panic = defaultPanic // until the command line is read
 	b.kernelMS = sinceKernelStart().Milliseconds()
 	step, err := b.run(Steps())
 	b.fail(step, err)

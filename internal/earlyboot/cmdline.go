@@ -47,14 +47,15 @@ func ParseCommandLine(text string) (CommandLine, error) {
 	c := CommandLine{Words: splitWords(text), Watchdog: defaultWatchdog, Panic: defaultPanic}
 	var slots, disks []string
 	for _, w := range c.Words {
+		if w == "COMMIT_UPDATE" {
+			c.Trial = true
+		}
 		key, value, _ := strings.Cut(w, "=")
 		switch key {
 		case "eos.slot":
 			slots = append(slots, value)
 		case "eos.disk":
 			disks = append(disks, strings.ToLower(value))
-		case "COMMIT_UPDATE":
-			c.Trial = true
 		case "eos.watchdog":
 			c.seconds(w, value, &c.Watchdog)
 		case "eos.panic":

@@ -49,7 +49,7 @@ func TestParseCommandLine(t *testing.T) {
 		{"eos.slot=b eos.disk=" + strings.ToUpper(diskID), std(func(c *CommandLine) { c.Slot = "b" })},
 		{id + " COMMIT_UPDATE", std(func(c *CommandLine) { c.Trial = true })},
 		{id + " -- COMMIT_UPDATE", std(nil)},
-		{id + " XCOMMIT_UPDATE commit_update", std(nil)},
+		{id + " XCOMMIT_UPDATE commit_update COMMIT_UPDATE=0", std(nil)},
 		{id + " eos.watchdog=0 eos.panic=0", std(func(c *CommandLine) { c.Watchdog, c.Panic = 0, 0 })},
 		{id + " eos.watchdog=60 eos.watchdog=30 eos.panic=1", std(func(c *CommandLine) { c.Watchdog, c.Panic = 30*time.Second, time.Second })},
 		{id + " " + id, std(nil)}, // said twice, the same

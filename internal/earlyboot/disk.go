@@ -84,6 +84,8 @@ func (b *Boot) findDisk() error {
 		names   []string
 	)
 	for {
+		// Waiting is not hanging, and it has an end.
+		b.feedWatchdog()
 		b.loadForDevices(nil)
 		now, err := listDisks("/sys/block")
 		if err != nil {

@@ -13,10 +13,6 @@ func (b *Boot) fail(step string, err error) {
 	b.log.reopen()
 	b.log.printf(levelCrit, "%s", failure(string(b.line.Slot), step, err))
 	wait := b.line.Panic
-	if len(b.line.Words) == 0 {
-		// The command line was never read.
-		wait = defaultPanic
-	}
 	if wait == 0 {
 		b.log.printf(levelCrit, "waiting for ever (eos.panic=0)")
 		b.waitForEver()
@@ -43,13 +39,12 @@ func failure(slot, step string, err error) string {
 	return fmt.Sprintf("cannot boot slot %s: %s: %v", slot, step, err)
 }
 
-// waitForEver keeps the message on the screen: somebody is debugging, so the
-// watchdog is held off.
+// waitForEver keeps the message on the screen. With eos.panic=0 somebody is
+// debugging, so the watchdog is held off.
 func (b *Boot) waitForEver() {
 	for {
-		if b.watchdog != nil && b.line.Panic == 0 {
-			// An error changes nothing: there is nobody to tell but the same screen.
-			_ = unix.IoctlSetInt(int(b.watchdog.Fd()), unix.WDIOC_KEEPALIVE, 0)
+		if b.line.Panic == 0 {
+			b.feedWatchdog()
 		}
 		time.Sleep(time.Second)
 	}

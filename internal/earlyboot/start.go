@@ -45,7 +45,7 @@ func (b *Boot) readCommandLine() error {
 	if err != nil {
 		return err
 	}
-	b.line, err = ParseCommandLine(string(text))
+	b.line, err = ParseCommandLine(string(text)) // of use also after an error
 	for _, n := range b.line.Notes {
 		b.log.printf(levelWarning, "%s", n)
 	}

@@ -76,7 +76,7 @@ func firstLink(root *os.Root, name string) (string, bool, error) {
 
 // writeReport leaves what was found for the programs of the system.
 func (b *Boot) writeReport() error {
-	b.found.Timings = b.timings
+	b.found.Timings = append([]device.Timing{{Step: "kernel", MS: b.kernelMS}}, b.timings...)
 	return writeReport(device.BootFile, &b.found)
 }
 
@@ -84,6 +84,7 @@ func (b *Boot) writeReport() error {
 // initramfs back.
 func (b *Boot) switchRoot() error {
 	b.log.printf(levelNotice, "%s", b.summary())
+	b.feedWatchdog() // systemd has all of the time-out to come up
 	old, err := os.OpenRoot("/")
 	if err != nil {
 		return err

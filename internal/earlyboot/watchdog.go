@@ -60,6 +60,14 @@ func startWatchdog(w *os.File, seconds int) (int, error) {
 	return seconds, nil
 }
 
+// feedWatchdog starts the time-out anew. An error has no cure here, and what
+// it leads to, a reset, is what the watchdog is for.
+func (b *Boot) feedWatchdog() {
+	if b.watchdog != nil {
+		_ = unix.IoctlSetInt(int(b.watchdog.Fd()), unix.WDIOC_KEEPALIVE, 0)
+	}
+}
+
 // isWatchdog reports whether a module belongs to the watchdog step: the drivers, and the bridge
 // drivers that make the devices which some of them drive.
 func isWatchdog(name, path string) bool {
