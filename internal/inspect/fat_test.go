@@ -189,11 +189,14 @@ func FuzzFAT(f *testing.F) {
 	f.Add(uint32(0), []byte{0xeb}, uint32(512), []byte{1, 2, 3})
 	f.Add(uint32(11), []byte{0, 2, 1, 1, 0, 2, 0, 0, 0, 0}, uint32(18*512), []byte("FILE    TXT"))
 	f.Add(uint32(22), []byte{0, 0}, uint32(36), []byte{16, 0, 0, 0})
+	base := smallFAT()
+	const meta = 30 * 512 // what is behind it is noise to the reader
 	f.Fuzz(func(t *testing.T, at1 uint32, patch1 []byte, at2 uint32, patch2 []byte) {
-		b := smallFAT()
-		copy(b[at1%(20*512):], patch1)
-		copy(b[at2%(20*512):], patch2)
-		v, err := openVolume(bytes.NewReader(b), int64(len(b)))
+		b := base
+		head := slices.Clone(b[:meta])
+		copy(head[at1%meta:], patch1)
+		copy(head[at2%meta:], patch2)
+		v, err := openVolume(patched{head, bytes.NewReader(b)}, int64(len(b)))
 		if err != nil {
 			return
 		}
@@ -206,4 +209,18 @@ func FuzzFAT(f *testing.F) {
 			t.Fatalf("read %d bytes of a file of %d: %v", n, file.size, err)
 		}
 	})
+}
+
+// patched has other bytes at its start.
+type patched struct {
+	head []byte
+	rest io.ReaderAt
+}
+
+func (p patched) ReadAt(b []byte, at int64) (int, error) {
+	n, err := p.rest.ReadAt(b, at)
+	if at < int64(len(p.head)) {
+		copy(b[:n], p.head[at:])
+	}
+	return n, err
 }

@@ -230,17 +230,32 @@ func testFaults(t *testing.T, disk []byte) {
 		}
 		return at
 	}
-	flip := func(at int) func(b []byte) { return func(b []byte) { b[at] ^= 0x11 } }
-	empty := func(at int) func(b []byte) { return func(b []byte) { clear(b[at : at+slotimage.BlockSize]) } }
+	type patch struct {
+		at    int
+		bytes []byte
+	}
+	flip := func(at int) patch { return patch{at, []byte{disk[at] ^ 0x11}} }
+	empty := func(at int) patch { return patch{at, make([]byte, slotimage.BlockSize)} }
+	path := write(t, disk)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	apply := func(at int, b []byte) {
+		if _, err := f.WriteAt(b, int64(at)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	kernel := bytes.Index(disk, []byte("kernel of slot a\n"))
 	manifestA := bytes.Index(disk[slotA:], []byte("EOSSLOT1")) + slotA
 	manifestB := bytes.Index(disk[slotB:], []byte("EOSSLOT1")) + slotB
 	for _, tt := range []struct {
 		name string
-		edit func(b []byte)
+		edit patch
 		want []string // in the problems, one each
 	}{
-		{"nothing", func([]byte) {}, nil},
+		{"nothing", patch{}, nil},
 		{"first partition table", flip(512 + 60), []string{"partition table: the first copy is damaged"}},
 		{"data of slot a", flip(slotA + 5*4096), []string{"slot a: verity: data block 5 does not match its hash"}},
 		{"tree of slot b", flip(manifestB + 3*4096), []string{"slot b: verity: hash block 1 of level 1 does not match its hash"}},
@@ -254,9 +269,9 @@ func testFaults(t *testing.T, disk []byte) {
 		{"boot state", flip(find("default=a")), []string{"boot state: "}},
 		{"EFI system partition", flip(espAt + 510), []string{"EFI system partition: damaged FAT filesystem"}},
 	} {
-		b := slices.Clone(disk)
-		tt.edit(b)
-		report, err := inspect.File(t.Context(), write(t, b), accepted(1), true)
+		apply(tt.edit.at, tt.edit.bytes)
+		report, err := inspect.File(t.Context(), path, accepted(1), true)
+		apply(tt.edit.at, disk[tt.edit.at:][:len(tt.edit.bytes)])
 		if err != nil {
 			t.Errorf("%s: File = %v", tt.name, err)
 			continue
