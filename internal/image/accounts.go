@@ -64,16 +64,27 @@ func find(rows [][]string, name string) []string {
 
 // lock takes the password away from everybody and the build date out of the
 // table: an account whose password field is not a hash cannot log in by one.
+// An account without a row of its own there could not log in at all, a minimal
+// root has such.
 func (a *accounts) lock(epoch time.Time) {
+	for _, user := range a.passwd {
+		user[1] = "x"
+		if find(a.shadow, user[0]) == nil {
+			a.shadow = append(a.shadow, []string{user[0], "*", "", "0", "99999", "7", "", "", ""})
+		}
+	}
+	for _, g := range a.group {
+		g[1] = "x"
+		if find(a.gshadow, g[0]) == nil {
+			a.gshadow = append(a.gshadow, []string{g[0], "*", "", g[3]})
+		}
+	}
 	day := strconv.FormatInt(epoch.Unix()/86400, 10)
 	for _, row := range a.shadow {
-		if row[1] != "*" && row[1] != "!*" {
-			row[1] = "!"
+		if row[1] != "!*" {
+			row[1] = "*"
 		}
 		row[2] = day
-	}
-	if root := find(a.shadow, "root"); root != nil {
-		root[1] = "*"
 	}
 }
 

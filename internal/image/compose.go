@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/imagespec"
 	"github.com/OSInside/eos/internal/key"
 	osfiles "github.com/OSInside/eos/os"
@@ -167,7 +169,9 @@ func (t *tree) setUnits(in *inputs) error {
 			return err
 		}
 	}
-	t.setConsole(s.Dev)
+	if err := t.setConsole(s.Dev); err != nil {
+		return err
+	}
 	limit := fmt.Sprintf("[Unit]\nJobTimeoutSec=%ds\n", s.Boot.HealthTimeout.Seconds())
 	t.write(unitDir+"/os-update-commit.service.d/20-image.conf", 0o644, []byte(limit))
 	t.write(unitDir+"/boot-complete.target.d/20-image.conf", 0o644, []byte(limit))
@@ -184,7 +188,7 @@ func (t *tree) setUnits(in *inputs) error {
 
 // setConsole takes the logins from the consoles of a device, and opens them on
 // an image for development.
-func (t *tree) setConsole(dev bool) {
+func (t *tree) setConsole(dev bool) error {
 	if !dev {
 		t.symlink("/etc/systemd/system-generators/systemd-getty-generator", "/dev/null")
 		for _, name := range []string{"getty@.service", "serial-getty@.service",
@@ -193,12 +197,17 @@ func (t *tree) setConsole(dev bool) {
 			t.mask(name)
 		}
 		t.disable("getty@tty1.service")
-		return
+		return nil
+	}
+	if t.get("/usr/bin/login") == nil {
+		return cli.Refuse(cli.Failure, errors.New("open the console of a development image: nothing can log in"),
+			"add the package login to the image description")
 	}
 	login := "# This is an image for development: whoever has the console has the device.\n" +
 		"[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noreset --noclear %s%%I $TERM\n"
 	t.write(unitDir+"/serial-getty@.service.d/10-dev.conf", 0o644, fmt.Appendf(nil, login, "--keep-baud 115200,57600,38400,9600 "))
 	t.write(unitDir+"/getty@.service.d/10-dev.conf", 0o644, fmt.Appendf(nil, login, ""))
+	return nil
 }
 
 // addFiles writes the files of the description, last: they win.

@@ -25,6 +25,8 @@ func squashOptions(level int, epoch int64) []string {
 	return []string{
 		"-comp", "zstd", "-Xcompression-level", strconv.Itoa(level), "-b", "131072",
 		"-reproducible", "-mkfs-time", at, "-all-time", at, "-xattrs",
+		// It does not take those of the root folder from the archive.
+		"-root-mode", "0755", "-root-uid", "0", "-root-gid", "0",
 		"-no-progress", "-quiet",
 	}
 }
