@@ -113,7 +113,7 @@ func newCatalog(targets map[string]*metadata.TargetFiles) *Catalog {
 // newImage reads the entry at p; ok is false when it is of another format.
 func newImage(p string, targets map[string]*metadata.TargetFiles) (img Image, ok bool, err error) {
 	t := targets[p]
-	if t.Custom == nil {
+	if t == nil || t.Custom == nil {
 		return Image{}, false, nil
 	}
 	var e entry
@@ -228,5 +228,5 @@ func CompareVersions(a, b string) int {
 	case errb != nil:
 		return 1
 	}
-	return va.Compare(vb)
+	return cmp.Compare(va.Compare(vb), 0)
 }

@@ -169,7 +169,7 @@ func (c *Client) Refresh(ctx context.Context) (*Catalog, Floors, error) {
 		return nil, c.Floors, classify("trusted root metadata", err)
 	}
 	u.UnsafeSetRefTime(c.Now().UTC()) // unsafe for those who pass a wrong clock
-	if err := u.Refresh(); err != nil {
+	if err := refresh(u); err != nil {
 		return nil, c.Floors, classify(f.last(), err)
 	}
 	set := u.GetTrustedMetadataSet()
@@ -181,6 +181,17 @@ func (c *Client) Refresh(ctx context.Context) (*Catalog, Floors, error) {
 		return nil, c.Floors, err
 	}
 	return newCatalog(set.Targets[metadata.TARGETS].Signed.Targets), seen, nil
+}
+
+// refresh turns a panic of the library into an error: it trusts signed metadata
+// to be complete, and a stolen online key can sign metadata that is not.
+func refresh(u *updater.Updater) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("incomplete metadata: %v", v)
+		}
+	}()
+	return u.Refresh()
 }
 
 // compareFloors refuses metadata older than what was seen before.
