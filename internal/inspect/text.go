@@ -31,7 +31,7 @@ func (r *Report) Text(w io.Writer) error {
 	case n == 0 && r.Full:
 		b.WriteString("\nno problems found\n")
 	case n == 0:
-		b.WriteString("\nno problems found; data was not compared with the hash trees\n")
+		b.WriteString("\nno problems found; data was not compared with the hash trees (--full does)\n")
 	default:
 		fmt.Fprintf(&b, "\n%s:\n", plural(n, "problem"))
 		for _, p := range r.Problems {
@@ -108,7 +108,7 @@ func stateText(s bootstate.SlotState) string {
 	if s.Good {
 		return "committed, proved"
 	}
-	return "committed, not proved since its last start, " + plural(s.Tries, "counted start") + " left"
+	return "committed, not proved, " + plural(s.Tries, "counted start") + " left"
 }
 
 func (s *Slot) text(b *strings.Builder) {
@@ -127,11 +127,14 @@ func (s *Slot) text(b *strings.Builder) {
 		row("root hash", "%s", m.RootHash)
 		row("signature", "%s", s.Signature.text("right"))
 		for _, k := range s.Signers {
-			name := "a key that is not among the accepted ones"
-			if k.Name != "" {
-				name = harmless(k.Name)
+			switch {
+			case k.Name != "":
+				row("", "by %s, %s", k.ID, harmless(k.Name))
+			case s.Signature.Verdict == Unchecked:
+				row("", "by %s", k.ID)
+			default:
+				row("", "by %s, not an accepted key", k.ID)
 			}
-			row("", "by %s, %s", k.ID, name)
 		}
 		row("hash tree", "%s", s.HashTree.text("every block is right"))
 	} else {
