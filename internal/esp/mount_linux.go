@@ -75,18 +75,20 @@ func because(fs int, err error) error {
 	return fmt.Errorf("%s: %w", strings.TrimSpace(strings.TrimPrefix(string(b[:n]), "e ")), err)
 }
 
-// sync flushes the whole volume and the device's own cache below it.
+// sync makes everything written so far durable. A FAT volume of our own is
+// flushed as a whole, since fsync of a file there does not cover its folder. A
+// plain folder shares its file system with others: files were synced one by one,
+// the folder is what remains.
 func (v *Volume) sync() error {
-	f := v.mnt
-	if f == nil {
-		d, err := os.Open(v.dir)
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		f = d
+	if v.mnt != nil {
+		return unix.Syncfs(int(v.mnt.Fd()))
 	}
-	return unix.Syncfs(int(f.Fd()))
+	d, err := os.Open(v.Path(folder))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // forget asks the kernel to drop a file's cached pages, so that the next read

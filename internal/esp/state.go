@@ -72,7 +72,7 @@ func (v *Volume) shape(name string, size int64, content []byte) error {
 	return v.flush()
 }
 
-// flush syncs the volume; fsync of a file on FAT does not cover its folder.
+// flush is sync with the volume's name in its error.
 func (v *Volume) flush() error {
 	if err := v.sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", v.name, err)

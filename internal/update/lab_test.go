@@ -46,6 +46,7 @@ type lab struct {
 	machine *fakeMachine
 	u       *Updater
 	notes   *notes
+	built   map[string]string // image files by version
 }
 
 // notes is a Progress that remembers what was said.
@@ -86,15 +87,23 @@ func newLab(t *testing.T) *lab {
 	}))
 	t.Cleanup(l.server.Close)
 
-	l.machine = newFakeMachine(t)
 	l.u = &Updater{
-		Machine: l.machine, Accepted: accepted, Progress: l.notes,
+		Accepted: accepted, Progress: l.notes,
 		Config: Config{Server: l.server.URL, Name: "eos"},
 		Lock:   filepath.Join(t.TempDir(), "lock"),
 		Trust:  Trust{Root: filepath.Join(l.keys, repository.RootFile), Cache: t.TempDir(), HTTP: l.server.Client(), Retries: 1, Wait: time.Millisecond},
 	}
-	l.factory("1")
+	l.built = map[string]string{}
+	l.renew()
 	return l
+}
+
+// renew puts a new device in the place of the old one. The publisher stays.
+func (l *lab) renew() {
+	l.t.Helper()
+	l.machine = newFakeMachine(l.t)
+	l.u.Machine, l.u.Trust.Cache = l.machine, l.t.TempDir()
+	l.factory("1")
 }
 
 func (l *lab) must(err error) {
@@ -180,7 +189,10 @@ func (l *lab) publish(version string, change ...func(*spec)) {
 // healthy boot.
 func (l *lab) factory(version string) {
 	l.t.Helper()
-	l.write("a", l.build(version))
+	if l.built[version] == "" {
+		l.built[version] = l.build(version)
+	}
+	l.write("a", l.built[version])
 	s := bootstate.Factory()
 	s.Booted, s.A.Good = "a", true
 	v := esp.Dir(l.machine.esp)
