@@ -1,0 +1,246 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/key"
+	"github.com/OSInside/eos/internal/repository"
+	"github.com/OSInside/eos/internal/slotimage"
+)
+
+// shop is what somebody who publishes has: keys, and an environment.
+type shop struct {
+	t    *testing.T
+	keys string
+}
+
+func newShop(t *testing.T) *shop {
+	t.Helper()
+	s := &shop{t: t, keys: t.TempDir()}
+	for _, name := range []string{"image", "root", "targets", "online"} {
+		if err := key.Generate(s.keys, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := repository.WriteRoot(s.keys, time.Now().Add(repository.RootLifetime)); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// slot writes a slot image around bytes with a squashfs superblock.
+func (s *shop) slot(version, build string) string {
+	s.t.Helper()
+	const size = 200_000
+	data := bytes.Repeat([]byte(version+build+"; "), size/4)[:size]
+	clear(data[:96])
+	copy(data, "hsqs")
+	le := binary.LittleEndian
+	le.PutUint32(data[12:], 131072)
+	le.PutUint16(data[20:], 1)
+	le.PutUint16(data[22:], 17)
+	le.PutUint16(data[28:], 4)
+	le.PutUint64(data[40:], size)
+	for at := 48; at < 96; at += 8 {
+		le.PutUint64(data[at:], ^uint64(0))
+	}
+	name := filepath.Join(s.t.TempDir(), "eos-"+version+".slot")
+	if err := os.WriteFile(name, data, 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer f.Close()
+	k, err := key.LoadPrivate(filepath.Join(s.keys, "image.key"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	m := slotimage.Manifest{Name: "eos", Class: "qemu", Arch: "amd64", Version: version, BuildID: build, Built: 1}
+	if _, err := slotimage.Assemble(s.t.Context(), f, size, m, k.Key); err != nil {
+		s.t.Fatal(err)
+	}
+	return name
+}
+
+// run runs a command and returns its standard output.
+func (s *shop) run(ctx context.Context, command func(*cli.Env) *cobra.Command, stderr io.Writer, args ...string) (string, error) {
+	var out bytes.Buffer
+	env := &cli.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: stderr, Getenv: func(name string) string {
+		if name == "EOS_KEYS" {
+			return s.keys
+		}
+		return ""
+	}}
+	c := command(env)
+	c.SilenceErrors, c.SilenceUsage = true, true
+	c.SetArgs(args)
+	err := c.ExecuteContext(ctx)
+	return out.String(), err
+}
+
+func (s *shop) publish(args ...string) (string, error) {
+	return s.run(s.t.Context(), newPublishCommand, io.Discard, args...)
+}
+
+func TestPublish(t *testing.T) {
+	s := newShop(t)
+	repo := filepath.Join(t.TempDir(), "repo")
+	one := s.slot("1", "a")
+	out, err := s.publish("--repo", repo, one)
+	if err != nil || !strings.Contains(out, "eos 1 for qemu (amd64) published: 205 kB in 2 chunks") {
+		t.Errorf("eos publish = %q, %v", out, err)
+	}
+	if out, err = s.publish("--repo", repo, one); err != nil || !strings.Contains(out, "is published already") {
+		t.Errorf("eos publish again = %q, %v", out, err)
+	}
+	if out, err = s.publish("--repo", repo, "--json", s.slot("2", "a")); err != nil {
+		t.Errorf("eos publish --json = %v", err)
+	}
+	var pub repository.Publication
+	if err := json.Unmarshal([]byte(out), &pub); err != nil || len(pub.Images) != 1 || pub.Images[0].Version != "2" || pub.Versions.Targets != 2 {
+		t.Errorf("eos publish --json = %s, %v; want version 2, targets 2", out, err)
+	}
+	if out, err = s.publish("--repo", repo, "--refresh"); err != nil || !strings.Contains(out, "devices accept this until") {
+		t.Errorf("eos publish --refresh = %q, %v", out, err)
+	}
+}
+
+func TestPublishMistakes(t *testing.T) {
+	s, other := newShop(t), newShop(t)
+	repo := filepath.Join(t.TempDir(), "repo")
+	good := s.slot("1", "a")
+	if _, err := s.publish("--repo", repo, good); err != nil {
+		t.Fatal(err)
+	}
+	flipped := s.slot("3", "a")
+	b, err := os.ReadFile(flipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[100_000] ^= 1
+	if err := os.WriteFile(flipped, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		keys string
+		args []string
+		code cli.Code
+		text string
+		hint string
+	}{
+		{"no repository", s.keys, []string{good}, cli.Usage, "no repository given", "--repo"},
+		{"no image", s.keys, []string{"--repo", repo}, cli.Usage, "no slot image given", ".slot"},
+		{"no keys", t.TempDir(), []string{"--repo", repo, good}, cli.Failure, "signing key is missing", "eos keys new"},
+		{"no keys to refresh", t.TempDir(), []string{"--repo", repo, "--refresh"}, cli.Failure, "signing key is missing", "eos keys new"},
+		{"other keys", other.keys, []string{"--repo", repo, other.slot("9", "a")}, cli.Refused, "not one of this repository", "--keys"},
+		{"image of other keys", s.keys, []string{"--repo", repo, other.slot("9", "a")}, cli.Unverified, "no accepted key", "eos keys list"},
+		{"not a repository", s.keys, []string{"--repo", s.keys, good}, cli.Failure, "not a repository", "--repo"},
+		{"nothing to refresh", s.keys, []string{"--repo", filepath.Join(t.TempDir(), "none"), "--refresh"}, cli.Failure, "no such file", ""},
+		{"same version", s.keys, []string{"--repo", repo, s.slot("1", "b")}, cli.Refused, "published already", "raise the version"},
+		{"flipped bit", s.keys, []string{"--repo", repo, flipped}, cli.Unverified, "publish " + flipped, "damaged"},
+		{"missing file", s.keys, []string{"--repo", repo, good + "x"}, cli.Failure, "no such file", ""},
+		{"not an image", s.keys, []string{"--repo", repo, filepath.Join(s.keys, "root.json")}, cli.Unverified, "slot is empty", ".slot"},
+	} {
+		s.keys = test.keys
+		_, err := s.publish(test.args...)
+		var coded *cli.Error
+		if !errors.As(err, &coded) || coded.Code != test.code || !strings.Contains(err.Error(), test.text) || !strings.Contains(coded.Hint, test.hint) {
+			t.Errorf("%s: %v (%+v), want code %v, text %q, hint %q", test.name, err, coded, test.code, test.text, test.hint)
+		}
+	}
+}
+
+// lockedBuffer is written by a server and read by a test.
+type lockedBuffer struct {
+	sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.Lock()
+	defer b.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.Lock()
+	defer b.Unlock()
+	return b.Buffer.String()
+}
+
+func TestServe(t *testing.T) {
+	s := newShop(t)
+	repo := filepath.Join(t.TempDir(), "repo")
+	if _, err := s.publish("--repo", repo, s.slot("1", "a")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var log lockedBuffer
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.run(ctx, newServeCommand, &log, "--repo", repo, "--listen", "127.0.0.1:0", "--json")
+		done <- err
+	}()
+	var first struct{ URL string }
+	for first.URL == "" {
+		select {
+		case err := <-done:
+			t.Fatalf("eos serve = %v, log %s", err, log.String())
+		case <-time.After(5 * time.Millisecond):
+		}
+		if line, _, ok := strings.Cut(log.String(), "\n"); ok {
+			if err := json.Unmarshal([]byte(line), &first); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	root, err := repository.LoadRoot(s.keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &repository.Client{BaseURL: first.URL, HTTP: &http.Client{}, RootJSON: root}
+	cat, _, err := client.Refresh(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img, ok := cat.Latest("eos", "qemu", "amd64"); !ok || img.Version != "1" {
+		t.Errorf("Latest = %q, %v; want 1", img.Version, ok)
+	}
+	address := strings.TrimSuffix(strings.TrimPrefix(first.URL, "http://"), "/")
+	_, err = s.run(t.Context(), newServeCommand, io.Discard, "--repo", repo, "--listen", address)
+	var coded *cli.Error
+	if !errors.As(err, &coded) || !strings.Contains(coded.Hint, "--listen") {
+		t.Errorf("second eos serve on %s = %v, want a hint to --listen", address, err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("eos serve interrupted = %v, want no error", err)
+	}
+	if got := log.String(); !strings.Contains(got, `"path":"/metadata/timestamp.json","status":200`) || !strings.Contains(got, `"msg":"stopped"`) {
+		t.Errorf("log lacks the request or the stop:\n%s", got)
+	}
+	for _, args := range [][]string{{}, {"--repo", s.keys}, {"--repo", filepath.Join(repo, "none")}} {
+		if _, err := s.run(t.Context(), newServeCommand, io.Discard, args...); !errors.As(err, &coded) || coded.Hint == "" {
+			t.Errorf("eos serve %v = %v, want an error with a hint", args, err)
+		}
+	}
+}
