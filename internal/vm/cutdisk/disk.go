@@ -55,8 +55,10 @@ type Disk struct {
 	queued  int64    // bytes in queue
 	newest  map[int64]sector
 	frozen  bool
-	writes  func(n int64) // called after each write, for tests that cut at a certain one
-	count   int64
+
+	left    int64         // writes until the disk stops; 0: it does not
+	stopped chan struct{} // closed when it stops
+	resumed chan struct{} // closed when the power is cut; nil: not stopped
 }
 
 // write is one that was answered and not flushed.
@@ -107,12 +109,38 @@ func (d *Disk) Freeze() error {
 	return nil
 }
 
-// OnWrite makes the disk call f after each write with the number of writes so far. F is
-// called with the disk locked, it must not use it.
-func (d *Disk) OnWrite(f func(n int64)) {
+// StopAt makes the disk stop after n more writes: what comes then is neither worked off nor
+// answered until [Disk.PowerOff], so that the power can be cut at exactly this write. The
+// channel is closed when the disk has stopped.
+func (d *Disk) StopAt(n int64) <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.writes, d.count = f, 0
+	d.left, d.stopped = n, make(chan struct{})
+	return d.stopped
+}
+
+// PowerOff ends all accesses that a stopped disk holds back, with an error. It is to be
+// called when nobody is left who would see the errors, before [Disk.Cut].
+func (d *Disk) PowerOff() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.left = 0
+	if d.resumed != nil {
+		close(d.resumed)
+		d.resumed = nil
+	}
+}
+
+// enter locks the disk for an access that changes it, unless the disk has stopped.
+func (d *Disk) enter() error {
+	d.mu.Lock()
+	if d.resumed != nil {
+		wait := d.resumed
+		d.mu.Unlock()
+		<-wait
+		return errors.New("disk has no power")
+	}
+	return nil
 }
 
 func (d *Disk) check(n int, off int64) error {
@@ -170,7 +198,9 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	}
 	copy(w.data[off-begin:], p)
 
-	d.mu.Lock()
+	if err := d.enter(); err != nil {
+		return 0, err
+	}
 	defer d.mu.Unlock()
 	if d.frozen {
 		return 0, errors.New("write to a frozen disk")
@@ -185,9 +215,11 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 			return 0, err
 		}
 	}
-	d.count++
-	if d.writes != nil {
-		d.writes(d.count)
+	if d.left > 0 {
+		if d.left--; d.left == 0 {
+			d.resumed = make(chan struct{})
+			close(d.stopped)
+		}
 	}
 	return len(p), nil
 }
@@ -211,7 +243,9 @@ func (d *Disk) retire() error {
 
 // Flush makes all writes durable.
 func (d *Disk) Flush() error {
-	d.mu.Lock()
+	if err := d.enter(); err != nil {
+		return err
+	}
 	defer d.mu.Unlock()
 	for len(d.queue) > 0 {
 		if err := d.retire(); err != nil {

@@ -176,6 +176,41 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 }
 
+func TestStopAt(t *testing.T) {
+	d := newDisk(t, nil, 1<<20)
+	stopped := d.StopAt(2)
+	done := make(chan error)
+	go func() {
+		for i := range 3 {
+			if _, err := d.WriteAt(filled(byte(i+1), sector), int64(i*sector)); err != nil {
+				done <- err
+				return
+			}
+			if err := d.Flush(); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	<-stopped
+	d.PowerOff()
+	if err := <-done; err == nil {
+		t.Error("the access after the disk stopped succeeded")
+	}
+	if _, err := d.Cut(cutdisk.Lose, nil); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []byte{1, 0, 0} {
+		if got := read(t, d, int64(i*sector), 1)[0]; got != want {
+			t.Errorf("sector %d holds %d after a stop at the second write, want %d", i, got, want)
+		}
+	}
+	if _, err := d.WriteAt(filled(9, sector), 0); err != nil {
+		t.Errorf("write after the power came back: %v", err)
+	}
+}
+
 func TestFreeze(t *testing.T) {
 	d := newDisk(t, nil, 1<<20)
 	if _, err := d.WriteAt([]byte("hello"), 1000); err != nil {
