@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"runtime/debug"
 
 	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/key"
@@ -25,10 +24,7 @@ type place struct {
 
 // Main runs os-update on the device it is called on.
 func Main(ctx context.Context, env *cli.Env) error {
-	// An update must not push aside what the device is for: with these two the
-	// program stays below 64 MiB whatever the size of the image.
-	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(40 << 20)
+	update.LimitMemory()
 	return run(ctx, env, place{
 		machine: &update.System{},
 		keys:    "/usr/share/eos/keys",

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
 	"github.com/OSInside/eos/internal/bootstate"
 	"github.com/OSInside/eos/internal/chunk"
@@ -331,19 +328,4 @@ func (a *applying) before() error {
 		return nil
 	}
 	return a.opts.Before(a.res)
-}
-
-// peakMemory is the largest resident memory this process has had.
-func peakMemory() int64 {
-	b, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			n, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return n << 10
-		}
-	}
-	return 0
 }

@@ -225,7 +225,9 @@ func (l *lab) manifest(x bootstate.Slot) *slotimage.Manifest {
 	f, err := os.Open(l.machine.slots[x])
 	l.must(err)
 	defer f.Close()
-	m, err := slotimage.Read(f, slotSize, l.u.Accepted)
+	st, err := f.Stat()
+	l.must(err)
+	m, err := slotimage.Read(f, st.Size(), l.u.Accepted)
 	l.must(err)
 	return m
 }
@@ -312,17 +314,24 @@ func (l *lab) powerOn() {
 // start plays eos-init and the start of the system.
 func (l *lab) start(x bootstate.Slot, trial bool) {
 	l.t.Helper()
+	m := l.verify(x)
+	fm := l.machine
+	fm.dev.Slot, fm.dev.Trial, fm.dev.Version, fm.dev.BuildID = x, trial, m.Version, m.BuildID
+	fm.boots++
+	fm.cmdline, fm.jumped, fm.rebooted, fm.forced = "", false, false, false
+}
+
+// verify reads a slot with everything that eos-init and dm-verity check.
+func (l *lab) verify(x bootstate.Slot) *slotimage.Manifest {
+	l.t.Helper()
 	m := l.manifest(x)
 	f, err := os.Open(l.machine.slots[x])
 	l.must(err)
 	defer f.Close()
 	if err := slotimage.Verify(l.t.Context(), f, m, nil); err != nil {
-		l.t.Fatalf("slot %s does not verify when it is started: %v", x, err)
+		l.t.Fatalf("slot %s does not verify: %v", x, err)
 	}
-	fm := l.machine
-	fm.dev.Slot, fm.dev.Trial, fm.dev.Version, fm.dev.BuildID = x, trial, m.Version, m.BuildID
-	fm.boots++
-	fm.cmdline, fm.jumped, fm.rebooted, fm.forced = "", false, false, false
+	return m
 }
 
 // fakeMachine is a device in a folder.
