@@ -81,7 +81,7 @@ var layers = [][]string{
 		"internal/verity", "os",
 	},
 	{ // subjects: what a program is about
-		"internal/earlyboot", "internal/image", "internal/inspect", "internal/update", "internal/vm",
+		"internal/earlyboot", "internal/image", "internal/inspect", "internal/serve", "internal/update", "internal/vm",
 	},
 	{ // programs
 		"cmd/eos", "cmd/eos-init", "cmd/os-update",
