@@ -81,7 +81,13 @@ func because(fs int, err error) error {
 // the folder is what remains.
 func (v *Volume) sync() error {
 	if v.mnt != nil {
-		return unix.Syncfs(int(v.mnt.Fd()))
+		// The descriptor of a mount only names it; syncfs wants an open folder.
+		d, err := os.Open(v.dir)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		return unix.Syncfs(int(d.Fd()))
 	}
 	d, err := os.Open(v.Path(folder))
 	if err != nil {
