@@ -50,7 +50,7 @@ Exit status: 0 done, 1 error, 2 usage, 3 no update or nothing to do, 4 refused,
 10 an update is available.
 
 Examples:
-  os-update --check && echo up to date
+  os-update --check; [ $? -eq 10 ] && os-update --apply
   os-update --apply --limit-rate 1MiB
 `
 
