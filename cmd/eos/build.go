@@ -63,6 +63,13 @@ has a login on the console and accepts the ssh key in ~/.ssh, or that of --ssh-k
 	_ = c.MarkFlagRequired("file")
 	_ = c.MarkFlagFilename("file", "yaml", "yml")
 	_ = c.MarkFlagFilename("ssh-key", "pub")
+	_ = c.RegisterFlagCompletionFunc("profile", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		text, err := os.ReadFile(o.file)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return imagespec.Profiles(text), cobra.ShellCompDirectiveNoFileComp
+	})
 	_ = c.MarkFlagDirname("output")
 	_ = c.MarkFlagDirname("bin")
 	return c
