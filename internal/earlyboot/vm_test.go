@@ -59,6 +59,7 @@ type scenario struct {
 	append  string
 	initrd  string                          // other than the lab's
 	change  func(t *testing.T, disk []byte) // of the disk
+	disk    []string                        // how the disk is attached, other than by virtio
 	devices []string                        // more QEMU arguments
 	want    []string                        // on the console, in this order
 	never   []string
@@ -118,6 +119,16 @@ func TestBoot(t *testing.T) {
 		{
 			name: "bit of a file", append: ourSlot, change: flip(func() int64 { return inData }),
 			want: []string{"eos-init: no hardware watchdog", reached, "test-init: data I/O error", "test-init: done"},
+		},
+		{
+			// A driver of a bus, then one of what is on the bus.
+			name: "SCSI", append: ourSlot, disk: []string{"-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk"},
+			want: []string{`"disk": "/dev/sda"`, `"a": "/dev/sda2"`, "test-init: done"},
+		},
+		{
+			// Shows up by itself, some time after the driver was started.
+			name: "NVMe", append: ourSlot, disk: []string{"-device", "nvme,serial=1,drive=disk"},
+			want: []string{`"disk": "/dev/nvme0n1"`, `"a": "/dev/nvme0n1p2"`, "test-init: done"},
 		},
 		{
 			// The timer runs across the hand-over and nobody feeds it.
@@ -363,7 +374,13 @@ func (l *lab) boot(t *testing.T, s scenario) {
 		"qemu-system-x86_64", "-M", "q35", "-cpu", "max", "-accel", "tcg", "-m", "512", "-nodefaults", "-no-user-config",
 		"-display", "none", "-serial", "stdio", "-no-reboot",
 		"-kernel", l.kernel.Image, "-initrd", s.initrd, "-append", bootWords + s.append,
-		"-drive", "if=virtio,format=raw,file=" + disk,
+		"-drive", "id=disk,format=raw,file=" + disk + ",if=",
+	}
+	if s.disk == nil {
+		argv[len(argv)-1] += "virtio"
+	} else {
+		argv[len(argv)-1] += "none"
+		argv = append(argv, s.disk...)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
