@@ -42,7 +42,8 @@ description, packages, programs and keys give the same slot image, byte for byte
 the image are SOURCE_DATE_EPOCH, or else that of the newest file in a package.
 
 Without --dev nobody can log in to the image but who the description names. With it, root
-has a login on the console and accepts the ssh key in ~/.ssh, or that of --ssh-key.`,
+has a login on the console and accepts the ssh key in ~/.ssh, or that of --ssh-key, and the
+one that eos ssh uses: ssh_ed25519 in the keys folder, which is made if it is not there.`,
 		Example: `  eos build -f images/eos.yaml -o out
   eos build -f images/minimal.yaml --profile Static --dev`,
 		Args:        cobra.NoArgs,
@@ -89,17 +90,17 @@ func runBuild(cmd *cobra.Command, env *cli.Env, o *buildOptions) error {
 		}
 	}
 	spec.Dev = spec.Dev || o.dev
+	keys, err := keysDir(cmd, env)
+	if err != nil {
+		return err
+	}
 	var sshKeys []string
 	if spec.Dev {
-		if sshKeys, err = callerKeys(env, o.sshKey); err != nil {
+		if sshKeys, err = callerKeys(env, keys, o.sshKey); err != nil {
 			return err
 		}
 	} else if o.sshKey != "" {
 		return cli.Refuse(cli.Usage, errors.New("--ssh-key without --dev"), "name keys of a device in the image description, users")
-	}
-	keys, err := keysDir(cmd, env)
-	if err != nil {
-		return err
 	}
 	began := time.Now()
 	r, err := image.Build(cmd.Context(), image.Options{
@@ -124,8 +125,8 @@ func runBuild(cmd *cobra.Command, env *cli.Env, o *buildOptions) error {
 	return err
 }
 
-// callerKeys returns the public ssh keys of whoever builds.
-func callerKeys(env *cli.Env, file string) ([]string, error) {
+// callerKeys returns the public ssh keys of whoever builds, the one that eos ssh uses first.
+func callerKeys(env *cli.Env, keysDir, file string) ([]string, error) {
 	paths := []string{file}
 	if file == "" {
 		home := env.Getenv("HOME")
@@ -134,7 +135,11 @@ func callerKeys(env *cli.Env, file string) ([]string, error) {
 			paths = append(paths, filepath.Join(home, ".ssh", name))
 		}
 	}
-	var keys []string
+	own, err := devKey(keysDir)
+	if err != nil {
+		return nil, err
+	}
+	keys := []string{own}
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) && file == "" {
