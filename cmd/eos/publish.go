@@ -172,9 +172,15 @@ func expiryWarnings(pub *repository.Publication, now time.Time) []string {
 		{"the root metadata", "sign a new one with root.key", pub.Root},
 		{"the list of images", "publish or refresh where targets.key is", pub.Targets},
 	} {
-		if days := int(f.at.Sub(now).Hours() / 24); days < 30 {
-			out = append(out, fmt.Sprintf("warning: %s expires in %d days, on %s: %s", f.what, days, f.at.Format(time.DateOnly), f.cure))
+		days := int(f.at.Sub(now).Hours() / 24)
+		when := fmt.Sprintf("expires in %d days", days)
+		switch {
+		case !f.at.After(now):
+			when = "has expired, devices refuse it"
+		case days >= 30:
+			continue
 		}
+		out = append(out, fmt.Sprintf("warning: %s %s (%s): %s", f.what, when, f.at.Format(time.DateOnly), f.cure))
 	}
 	return out
 }

@@ -244,3 +244,27 @@ func TestServe(t *testing.T) {
 		}
 	}
 }
+
+func TestExpiryWarnings(t *testing.T) {
+	now := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	const day = 24 * time.Hour
+	for _, test := range []struct {
+		root, targets time.Duration
+		want          []string
+	}{
+		{300 * day, 90 * day, nil},
+		{30 * day, 30 * day, nil},
+		{29*day + 1, 90 * day, []string{"root metadata expires in 29 days (2026-06-30): sign"}},
+		{0, 90 * day, []string{"root metadata has expired"}},
+		{-40 * day, 3 * day, []string{"root metadata has expired", "list of images expires in 3 days"}},
+	} {
+		got := expiryWarnings(&repository.Publication{Root: now.Add(test.root), Targets: now.Add(test.targets)}, now)
+		ok := len(got) == len(test.want)
+		for i := range test.want {
+			ok = ok && strings.Contains(got[i], test.want[i])
+		}
+		if !ok {
+			t.Errorf("expiryWarnings(%v, %v) = %q, want %q", test.root, test.targets, got, test.want)
+		}
+	}
+}
