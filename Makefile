@@ -26,11 +26,7 @@ lint:
 # Man pages of eos come from its command tree, the others from docs/man.
 man: eos
 	bin/eos man $(MANDIR)
-	@for page in docs/man/*.[1-8].md; do \
-		[ -e "$$page" ] || continue; \
-		out=$(MANDIR)/$$(basename $$page .md); echo "$$page -> $$out"; \
-		$(GO) run github.com/cpuguy83/go-md2man/v2 -in "$$page" -out "$$out" || exit 1; \
-	done
+	install -m 0644 docs/man/*.[1-8] $(MANDIR)
 
 completion: eos
 	mkdir -p build/completion
