@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/detach"
 	"github.com/OSInside/eos/internal/device"
 	"github.com/OSInside/eos/internal/dm"
 	"github.com/OSInside/eos/internal/esp"
@@ -108,41 +109,17 @@ func (s *System) Kernel(_ context.Context, x device.Slot, m *slotimage.Manifest)
 		return nil, fmt.Errorf("map slot %s: %w", x, err)
 	}
 	release := func() error { return removeMap(mapName) }
-	dir, err := mountSquashfs(dev.Node())
+	dir, err := detach.Mount("squashfs", true, detach.Option{Name: "source", Value: dev.Node()})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mount slot %s: %w", x, err), release())
 	}
-	k, err := openKernel(fmt.Sprintf("/proc/self/fd/%d%s", dir.Fd(), KernelFile), func() error {
+	k, err := openKernel(detach.Path(dir)+KernelFile, func() error {
 		return errors.Join(dir.Close(), release())
 	})
 	if err != nil {
 		return nil, fmt.Errorf("kernel image of slot %s: %w", x, err)
 	}
 	return k, nil
-}
-
-// mountSquashfs mounts read only, attached nowhere; the mount ends when the
-// returned directory is closed.
-func mountSquashfs(node string) (*os.File, error) {
-	fs, err := unix.Fsopen("squashfs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigSetString(fs, "source", node); err != nil {
-		return nil, err
-	}
-	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
-		return nil, err
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, err
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), node), nil
 }
 
 // removeMap removes a mapping. The kernel lets go of the mount that was on it a
