@@ -8,7 +8,12 @@ MANDIR   ?= build/man
 
 export CGO_ENABLED := 0
 
-.PHONY: all build $(PROGRAMS) lint man completion fuzz clean
+# What `make campaign` does: N power cuts at moments drawn from SEED, on MACHINES machines at a time.
+N        ?= 50
+SEED     ?= 1
+MACHINES ?= 2
+
+.PHONY: all build $(PROGRAMS) setup lint unit test campaign bench demo man completion fuzz clean
 
 all: build
 
@@ -17,6 +22,28 @@ build: $(PROGRAMS)
 # go build knows better than make what is up to date.
 $(PROGRAMS):
 	$(GO) build $(GOFLAGS) -ldflags "$(LDFLAGS)" -o bin/$@ ./cmd/$@
+
+# The two programs that are not in the tools tree.
+setup:
+	@sh scripts/setup
+
+# Without virtual machines, a few minutes.
+unit: setup
+	$(GO) test ./...
+
+# Everything. Whole systems come last and one at a time: they measure time-outs.
+test: setup
+	EOS_TEST_VM=1 $(GO) test -timeout 30m $$($(GO) list ./... | grep -v /test/vm)
+	EOS_TEST_VM=1 $(GO) test -timeout 60m -v ./test/vm
+
+campaign: setup
+	EOS_TEST_VM=1 $(GO) test -timeout 24h -v ./test/vm -run TestPowerCuts -cuts $(N) -seed $(SEED) -machines $(MACHINES)
+
+bench: setup build
+	$(GO) run ./test/bench
+
+demo: setup build
+	@demo/demo.sh
 
 lint:
 	@bad=$$(gofmt -l cmd internal os test); if [ -n "$$bad" ]; then echo "gofmt: $$bad"; exit 1; fi

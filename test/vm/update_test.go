@@ -263,6 +263,7 @@ func TestReadOnly(t *testing.T) {
 	v := l.booted(t, 6)
 	out := v.MustSSH(t, `
 		for d in $(find / -xdev -type d); do
+			[ "$(stat -f -c %T "$d")" = squashfs ] || continue # a mount point
 			if (: >"$d/eos-write-test") 2>/dev/null; then echo "$d"; fi
 		done
 		findmnt -rn -o TARGET,FSTYPE,OPTIONS | while read -r target type options; do
