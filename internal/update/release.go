@@ -80,14 +80,13 @@ func (s *session) client() (*repository.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read trusted root metadata: %w", err)
 	}
-	if s.Trust.Cache != "" {
-		if err := os.MkdirAll(s.Trust.Cache, 0o700); err != nil {
-			return nil, fmt.Errorf("make metadata cache: %w", err)
-		}
+	cache := s.Trust.Cache
+	if cache != "" && os.MkdirAll(cache, 0o700) != nil {
+		cache = "" // it only saves bytes, and --read works for others than root
 	}
 	own := s.manifests[s.d.Running]
 	return &repository.Client{
-		BaseURL: server.URL, HTTP: s.Trust.HTTP, RootJSON: root, CacheDir: s.Trust.Cache,
+		BaseURL: server.URL, HTTP: s.Trust.HTTP, RootJSON: root, CacheDir: cache,
 		Now: func() time.Time { return s.now(own) }, Floors: repository.Floors(s.d.Record.Floors),
 		LimitRate: int64(s.Config.LimitRate), Retries: s.Trust.Retries, Wait: s.Trust.Wait,
 	}, nil
@@ -229,7 +228,7 @@ func (s *session) wanted(m *slotimage.Manifest, c Choice) error {
 	}
 	defer b.Close()
 	if size := b.Size(); m.ImageSize > size {
-		return cli.Refuse(cli.Refused, fmt.Errorf("image %s %s has %d bytes, slot %s only %d", m.Name, m.Version, m.ImageSize, s.d.Running.Other(), size), "build it smaller, or write a disk image with larger slots")
+		return cli.Refuse(cli.Refused, fmt.Errorf("image %s %s is larger than slot %s: %d bytes, the slot has %d", m.Name, m.Version, s.d.Running.Other(), m.ImageSize, size), "build it smaller, or write a disk image with larger slots")
 	}
 	return nil
 }

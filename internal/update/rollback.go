@@ -9,6 +9,7 @@ import (
 	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/device"
 	"github.com/OSInside/eos/internal/slot"
+	"github.com/OSInside/eos/internal/slotimage"
 )
 
 // RollbackResult says what a rollback did.
@@ -61,6 +62,9 @@ func (s *session) explain(err error) error {
 	if errors.Is(err, slot.ErrNotVerified) {
 		for _, x := range []bootstate.Slot{s.d.Running.Other(), s.d.Running} {
 			if cause := s.problems[x]; cause != nil {
+				if errors.Is(cause, slotimage.ErrEmpty) {
+					return cli.Refuse(cli.Refused, fmt.Errorf("%w: %w", err, cause), r.Hint)
+				}
 				return cli.Refuse(cli.Unverified, fmt.Errorf("%w: %w", err, cause), r.Hint)
 			}
 		}

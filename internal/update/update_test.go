@@ -230,7 +230,7 @@ func TestApplyRefusesBeforeTheFirstByte(t *testing.T) {
 		{"other name", cli.Refused, "image eos is not in the repository", ApplyOptions{}, func(l *lab) {
 			l.publish("2", func(s *spec) { s.m.Name = "other" })
 		}},
-		{"larger than the slot", cli.Refused, "slot b only 2097152", ApplyOptions{}, func(l *lab) {
+		{"larger than the slot", cli.Refused, "is larger than slot b: ", ApplyOptions{}, func(l *lab) {
 			l.publish("2", func(s *spec) { s.size = 3 << 20 })
 		}},
 		{"wrong key", cli.Unverified, "signed by no accepted key", ApplyOptions{}, func(l *lab) {
@@ -632,6 +632,13 @@ func TestRollbackRefuses(t *testing.T) {
 			f, err := os.OpenFile(l.machine.slots["a"], os.O_RDWR, 0)
 			l.must(err)
 			_, err = f.WriteAt(make([]byte, 4096), l.manifest("a").ManifestOffset())
+			l.must(errors.Join(err, f.Close()))
+		}},
+		{"wiped", cli.Refused, "slot is empty", func(l *lab) {
+			l.update("2")
+			f, err := os.OpenFile(l.machine.slots["a"], os.O_RDWR, 0)
+			l.must(err)
+			_, err = f.WriteAt(make([]byte, 4096), 0)
 			l.must(errors.Join(err, f.Close()))
 		}},
 		{"corrupt", cli.Unverified, "verify slot a", func(l *lab) {
