@@ -379,3 +379,38 @@ func (b brokenAt) ReadAt(p []byte, off int64) (int, error) {
 	}
 	return copy(p, b.data[off:b.at]), nil
 }
+
+// TestIndexSeed scans with the sizes of an index that others made.
+func TestIndexSeed(t *testing.T) {
+	image := chunktest.Data(17, 2<<20)
+	want := seedOf(t, image)
+	x := index(t, image)
+	got, err := x.Seed(t.Context(), bytes.NewReader(image), int64(len(image)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.Offsets, got.Offsets); diff != "" {
+		t.Errorf("Seed of our own sizes differs from ScanSeed (-want +got):\n%s", diff)
+	}
+	for _, test := range []struct {
+		min, avg, max int64
+		found         bool
+	}{
+		{8 << 10, 32 << 10, 128 << 10, true},
+		{64 << 10, 256 << 10, 1 << 20, true},
+		{1, 1, 1, false},
+		{1, 2, 1 << 20, false},
+		{16 << 10, 16 << 10, 16 << 10, false},
+		{1 << 10, 1 << 20, 1 << 20, true},
+	} {
+		s, err := (&chunk.Index{Min: test.min, Avg: test.avg, Max: test.max}).Seed(t.Context(), bytes.NewReader(image), int64(len(image)))
+		if err != nil || len(s.Offsets) > 0 != test.found {
+			t.Errorf("Seed(%d, %d, %d) = %d chunks, %v; want found %v", test.min, test.avg, test.max, len(s.Offsets), err, test.found)
+		}
+		for _, e := range s.Offsets {
+			if e.Size > test.max {
+				t.Errorf("Seed(%d, %d, %d) has a chunk of %d bytes", test.min, test.avg, test.max, e.Size)
+			}
+		}
+	}
+}

@@ -11,8 +11,8 @@
 //	            running slot -> ScanSeed -> Assemble -> other slot
 //	            server ranges -> Fetcher -/
 //
-// Chunks are found with FastCDC (16 KiB at least, 64 KiB normal, 256 KiB at
-// most) and named by their SHA-256. Every chunk is verified against its name
+// Chunks are found with FastCDC (16 KiB at least, below 64 KiB on average,
+// 256 KiB at most) and named by their SHA-256. Every chunk is verified against its name
 // after it was read, whatever it was read from, and before it is written.
 //
 // The package does no I/O of its own except through the interfaces it is
@@ -43,6 +43,16 @@ const (
 	AvgSize = 64 << 10
 	MaxSize = 256 << 10
 )
+
+// sizes are the numbers a chunker works with, as an index's header has them.
+type sizes struct{ min, avg, max int64 }
+
+var ours = sizes{MinSize, AvgSize, MaxSize}
+
+// normal is the size that FastCDC calls normal. Chunks come out larger on
+// average, and what an update fetches grows with the average: with three
+// quarters the promised average is kept.
+func (s sizes) normal() int64 { return s.avg / 4 * 3 }
 
 // algorithm is the spec-faithful variant: the plain name selects fixed masks
 // made for 8 KiB chunks whatever sizes are asked for.
@@ -99,7 +109,7 @@ func Make(ctx context.Context, r io.Reader, cuts ...int64) (*Index, error) {
 		if cut <= at {
 			return nil, fmt.Errorf("cut image at %d: must be after %d", cut, at)
 		}
-		end, err := split(ctx, io.LimitReader(r, cut-at), at, add)
+		end, err := split(ctx, io.LimitReader(r, cut-at), ours, at, add)
 		if err != nil {
 			return nil, err
 		}
@@ -108,7 +118,7 @@ func Make(ctx context.Context, r io.Reader, cuts ...int64) (*Index, error) {
 		}
 		at = end
 	}
-	end, err := split(ctx, r, at, add)
+	end, err := split(ctx, r, ours, at, add)
 	if err != nil {
 		return nil, err
 	}
@@ -120,9 +130,9 @@ func Make(ctx context.Context, r io.Reader, cuts ...int64) (*Index, error) {
 
 // split cuts r into chunks, the first of which lies at offset, and gives each
 // to fn. It returns the offset at the end of r.
-func split(ctx context.Context, r io.Reader, offset int64, fn func(Entry, []byte) error) (int64, error) {
+func split(ctx context.Context, r io.Reader, s sizes, offset int64, fn func(Entry, []byte) error) (int64, error) {
 	c, err := chunkers.NewChunker(algorithm, r, &chunkers.ChunkerOpts{
-		MinSize: MinSize, NormalSize: AvgSize, MaxSize: MaxSize,
+		MinSize: int(s.min), NormalSize: int(s.normal()), MaxSize: int(s.max),
 	})
 	if err != nil {
 		return offset, fmt.Errorf("internal error: set up chunker: %w", err)

@@ -17,12 +17,27 @@ type Seed struct {
 	Target bool
 }
 
-// ScanSeed cuts the first size bytes of r and returns them as a seed. When r
-// cannot be read to the end, the seed of what could be read is returned
-// together with the error: half a seed is still of use.
+// ScanSeed cuts the first size bytes of r like [Make] does and returns them as
+// a seed. When r cannot be read to the end, the seed of what could be read is
+// returned together with the error: half a seed is still of use.
 func ScanSeed(ctx context.Context, r io.ReaderAt, size int64) (Seed, error) {
-	s := Seed{Reader: r, Offsets: make(map[ID]Entry, size/AvgSize)}
-	_, err := split(ctx, io.NewSectionReader(r, 0, size), 0, func(e Entry, _ []byte) error {
+	return scanSeed(ctx, r, size, ours)
+}
+
+// Seed is [ScanSeed] with the chunk sizes that the index was made with. A
+// device that uses it goes on finding its chunks when publishers change their
+// sizes. Sizes that Make would never use give an empty seed.
+func (x *Index) Seed(ctx context.Context, r io.ReaderAt, size int64) (Seed, error) {
+	s := sizes{x.Min, x.Avg, x.Max}
+	if s.min < 1024 || s.normal() <= s.min || s.max <= s.normal() {
+		return Seed{Reader: r}, nil
+	}
+	return scanSeed(ctx, r, size, s)
+}
+
+func scanSeed(ctx context.Context, r io.ReaderAt, size int64, z sizes) (Seed, error) {
+	s := Seed{Reader: r, Offsets: make(map[ID]Entry, size/z.avg)}
+	_, err := split(ctx, io.NewSectionReader(r, 0, size), z, 0, func(e Entry, _ []byte) error {
 		// The last place a chunk is seen at stays usable longest when the
 		// seed is the target itself.
 		s.Offsets[e.ID] = e
