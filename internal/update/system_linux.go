@@ -26,6 +26,7 @@ const KernelFile = "/usr/lib/eos/uki.efi"
 type System struct {
 	BootFile string // empty: [device.BootFile]
 	dev      *device.Device
+	restart  func() error // tests: instead of asking the kernel
 }
 
 // Device reads the boot description once.
@@ -198,8 +199,16 @@ func (s *System) Reboot(ctx context.Context, force bool) error {
 	if err := systemctl(ctx, "reboot", "--no-block"); err == nil {
 		select {
 		case <-ctx.Done():
+			// It is our turn to be stopped, so stopping goes on: cutting it short
+			// would cost data. The watchdog looks after what comes later.
+			if goingDown(context.WithoutCancel(ctx), ctx.Err()) == nil {
+				return nil
+			}
 		case <-time.After(forceAfter):
 		}
+	}
+	if s.restart != nil {
+		return s.restart()
 	}
 	unix.Sync()
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)

@@ -1,9 +1,11 @@
 package update
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -50,6 +52,27 @@ func TestJump(t *testing.T) {
 	fakeSystemctl(t, `[ "$1" = reboot ] || { echo running; exit 1; }`)
 	if err := (&System{}).Reboot(t.Context(), false); err != nil {
 		t.Errorf("Reboot = %v, want nil", err)
+	}
+}
+
+func TestForcedReboot(t *testing.T) {
+	for _, c := range []struct {
+		name, body string
+		forced     bool
+	}{
+		{"a clean stop goes on", `[ "$1" = reboot ] || echo stopping`, false},
+		{"stopped by somebody while nothing goes down", `[ "$1" = reboot ] || { echo running; exit 1; }`, true},
+		{"no service manager", "exit 1", true},
+	} {
+		fakeSystemctl(t, c.body)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(200*time.Millisecond, cancel) // systemd stops this program as well
+		forced := false
+		s := &System{restart: func() error { forced = true; return nil }}
+		if err := s.Reboot(ctx, true); err != nil || forced != c.forced {
+			t.Errorf("Reboot(force), %s = %v, forced %v, want %v", c.name, err, forced, c.forced)
+		}
+		cancel()
 	}
 }
 
