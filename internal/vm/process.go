@@ -120,27 +120,54 @@ func (m *Machine) Wait(ctx context.Context) error {
 	return p.wait(ctx)
 }
 
-// Stop presses the power button and waits until the machine is off. The context bounds how
-// long; the machine is left running then.
+// buttonTime is how long a guest has to react to its power button before Ctrl-Alt-Del.
+const buttonTime = 5 * time.Second
+
+// Stop shuts the guest down and waits until the machine is off. The context bounds how long;
+// the machine is left running then.
+//
+// It presses the power button, which systemd-logind acts upon. A guest need not have that, so
+// next comes Ctrl-Alt-Del, by which systemd itself shuts down in good order in order to
+// reboot; QEMU is told before to take the reboot as the end.
 func (m *Machine) Stop(ctx context.Context) error {
 	p, err := m.open()
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	q, err := m.QMP(ctx)
-	if err != nil {
-		return err
-	}
-	err = q.Do(ctx, "system_powerdown", nil, nil)
-	q.Close()
-	if err != nil {
-		return err
-	}
-	if err := p.wait(ctx); err != nil {
-		return hinted{fmt.Errorf("stop machine %s: still running after the power button was pressed: %w", m.Name, err), "eos stop --power-cut ends it the hard way"}
+	if err := m.shutDown(ctx, p); err != nil {
+		return hinted{fmt.Errorf("stop machine %s: %w", m.Name, err), "eos stop --power-cut ends it the hard way"}
 	}
 	return nil
+}
+
+func (m *Machine) shutDown(ctx context.Context, p handle) error {
+	if err := m.tell(ctx, step{"set-action", args{"reboot": "shutdown"}}, step{"system_powerdown", nil}); err != nil {
+		return err
+	}
+	soon, cancel := context.WithTimeout(ctx, buttonTime)
+	defer cancel()
+	err := p.wait(soon)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() == nil {
+		var keys []any
+		for _, k := range []string{"ctrl", "alt", "delete"} {
+			keys = append(keys, args{"type": "qcode", "data": k})
+		}
+		err = m.tell(ctx, step{"send-key", args{"keys": keys}})
+		if ended := p.wait(ctx); ended == nil {
+			return nil // perhaps while it was being told
+		} else if err == nil {
+			err = ended
+		}
+	}
+	// It goes on, so a reboot is a reboot again.
+	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_ = m.tell(again, step{"set-action", args{"reboot": "reset"}})
+	return fmt.Errorf("the guest does not shut down: %w", err)
 }
 
 // PowerCut ends the machine at once, as when the plug is pulled.

@@ -61,16 +61,12 @@ func (m *Machine) writeState(ctx context.Context) error {
 		return err
 	}
 	defer q.Close()
-	type args map[string]any
-	for _, step := range []struct {
-		command string
-		args    any
-	}{
+	for _, s := range []step{
 		{"stop", nil},
 		{"migrate-set-capabilities", mappedRAM},
 		{"migrate", args{"uri": "file:" + stateFile}},
 	} {
-		if err := q.Do(ctx, step.command, step.args, nil); err != nil {
+		if err := q.Do(ctx, s.command, s.args, nil); err != nil {
 			return err
 		}
 	}
@@ -80,8 +76,8 @@ func (m *Machine) writeState(ctx context.Context) error {
 	return q.Do(ctx, "quit", nil, nil)
 }
 
-var mappedRAM = map[string]any{"capabilities": []any{
-	map[string]any{"capability": "mapped-ram", "state": true},
+var mappedRAM = args{"capabilities": []any{
+	args{"capability": "mapped-ram", "state": true},
 }}
 
 // awaitMigration returns when all of the machine's state went through.
@@ -140,7 +136,7 @@ func restore(ctx context.Context, q *QMP, state string) error {
 	if err := q.Do(ctx, "migrate-set-capabilities", mappedRAM, nil); err != nil {
 		return err
 	}
-	if err := q.Do(ctx, "migrate-incoming", map[string]any{"uri": "file:" + state}, nil); err != nil {
+	if err := q.Do(ctx, "migrate-incoming", args{"uri": "file:" + state}, nil); err != nil {
 		return err
 	}
 	if err := awaitMigration(ctx, q); err != nil {

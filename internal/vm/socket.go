@@ -66,6 +66,30 @@ func (m *Machine) QMP(ctx context.Context) (*QMP, error) {
 	return NewQMP(ctx, conn)
 }
 
+// args are the arguments of a command, step is a command with them.
+type (
+	args map[string]any
+	step struct {
+		command string
+		args    any
+	}
+)
+
+// tell runs commands whose answers do not matter.
+func (m *Machine) tell(ctx context.Context, steps ...step) error {
+	q, err := m.QMP(ctx)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	for _, s := range steps {
+		if err := q.Do(ctx, s.command, s.args, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Console connects to the machine's serial console. Only one can be connected; the error
 // says so when another one is. The log file gets everything in any case.
 func (m *Machine) Console(ctx context.Context) (net.Conn, error) {
