@@ -60,7 +60,7 @@ func TestBootLoader(t *testing.T) {
 		last *bootstate.State // nil: the state must not have been touched
 	}{
 		{
-			name: "trial once, then the default until it gives up, then the fallback",
+			name: "trial once then the default to its last resort",
 			files: map[string][]byte{
 				"bootstate": bootstate.State{Default: bootstate.A, Once: bootstate.B, A: committed(1, false), B: bootstate.SlotState{Status: bootstate.Trial}}.Marshal(),
 			},
@@ -81,7 +81,7 @@ func TestBootLoader(t *testing.T) {
 			last: &bootstate.State{Default: bootstate.A, Booted: bootstate.B, A: committed(0, false), B: committed(3, false)},
 		},
 		{
-			name: "a kernel image that is no program, with the right checksum",
+			name: "a kernel image that is no program but fits its checksum",
 			files: map[string][]byte{
 				"bootstate": bootstate.State{Default: bootstate.B, A: committed(2, false), B: committed(3, true)}.Marshal(),
 				"b.efi":     []byte("not a program"),
@@ -91,7 +91,7 @@ func TestBootLoader(t *testing.T) {
 			last: &bootstate.State{Default: bootstate.B, Booted: bootstate.A, A: committed(1, false), B: committed(0, false)},
 		},
 		{
-			name:  "boot state of zeros, slot a without checksum",
+			name:  "boot state of zeros and slot a without checksum",
 			files: map[string][]byte{"bootstate": make([]byte, 1024), "a.sum": nil},
 			want:  []string{"the boot state cannot be read", "EOS: slot b (unreadable boot state)", "KERNEL B"},
 		},
