@@ -91,7 +91,7 @@ func TestBootLoader(t *testing.T) {
 			last: &bootstate.State{Default: bootstate.B, Booted: bootstate.A, A: committed(1, false), B: committed(0, false)},
 		},
 		{
-			name:  "boot state of zeros and slot a without checksum",
+			name:  "boot state of zeros and slot a with an empty checksum file",
 			files: map[string][]byte{"bootstate": make([]byte, 1024), "a.sum": nil},
 			want:  []string{"the boot state cannot be read", "EOS: slot b (unreadable boot state)", "KERNEL B"},
 		},
@@ -99,7 +99,7 @@ func TestBootLoader(t *testing.T) {
 			name: "nothing to start",
 			files: map[string][]byte{
 				"bootstate": bootstate.State{Default: bootstate.A, A: committed(3, true), B: bootstate.SlotState{Status: bootstate.Failed}}.Marshal(),
-				"a.efi":     flipped,
+				"a.sum":     make([]byte, 80),
 			},
 			want: []string{"EOS: no slot can be started", "Restarting in 10 seconds"},
 			last: &bootstate.State{Default: bootstate.A, A: committed(0, false), B: bootstate.SlotState{Status: bootstate.Failed}},
@@ -117,14 +117,11 @@ func TestBootLoader(t *testing.T) {
 			write(t, filepath.Join(dir, Program), program)
 			img := makeESP(t, tree, dir, "64M")
 			want := c.want
-			console := run(t, tree, img, 4*time.Minute, func(line string) bool {
+			console := run(t, tree, img, 2*time.Minute, func(line string) bool {
 				if strings.Contains(line, want[0]) {
 					want = want[1:]
 				}
-				if len(want) == 0 {
-					return true
-				}
-				return false
+				return len(want) == 0
 			})
 			for _, line := range console {
 				if strings.Contains(line, "KERNEL") || strings.Contains(line, "EOS: slot") {
