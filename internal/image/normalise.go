@@ -56,7 +56,6 @@ var disabled = []string{
 	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer",
 	"e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "logrotate.timer",
 	"man-db.timer", "remote-fs.target",
-	"kmod-static-nodes.service", // the slots' modules are loaded by device, none by node
 }
 
 // masked are units that would fail, wait, or only take time on such a root.
@@ -64,7 +63,9 @@ var masked = []string{
 	"dev-hugepages.mount",
 	"ldconfig.service",
 	"proc-sys-fs-binfmt_misc.automount",
-	"sshd-keygen.service", // eos-ssh-hostkey.service
+	"sshd-keygen.service",           // eos-ssh-hostkey.service
+	"sys-fs-fuse-connections.mount", // this and the next load a module at every start
+	"sys-kernel-config.mount",
 	"sys-kernel-debug.mount",
 	"sys-kernel-tracing.mount",
 	"systemd-ask-password-console.path",
