@@ -192,3 +192,28 @@ func TestCommandLine(t *testing.T) {
 		}
 	}
 }
+
+func TestNormaliseKeepsLicencesOnly(t *testing.T) {
+	tr := newTree()
+	for _, p := range []string{
+		"/usr/share/doc/a/copyright", "/usr/share/doc/a/examples/b/copyright",
+		"/usr/share/doc/c/README", "/etc/ssh/ssh_host_rsa_key", "/dev/null",
+		"/usr/lib/python3/__pycache__/x.pyc", "/etc/machine-id",
+	} {
+		tr.write(p, 0o644, []byte("x"))
+	}
+	tr.normalise()
+	if err := tr.checkWhole(); err != nil {
+		t.Errorf("checkWhole after normalise: %v", err)
+	}
+	var got []string
+	for _, p := range tr.names() {
+		if tr.get(p).size > 0 {
+			got = append(got, p)
+		}
+	}
+	want := []string{"/usr/share/doc/a/copyright"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("files left differ (-want +got):\n%s", diff)
+	}
+}

@@ -62,6 +62,11 @@ func (b *build) loadKeys() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read trusted repository root: %w", err)
 	}
+	if server := b.Spec.Update.Server; b.in.rootJSON == nil && strings.HasPrefix(server, "http") {
+		// Such a device could be updated by nobody, and nobody could change that.
+		return cli.Refuse(cli.Failure, fmt.Errorf("read trusted repository root: %w: the image could not verify what %s offers", err, server),
+			"eos keys new makes root.json together with a whole set of keys")
+	}
 	return nil
 }
 

@@ -146,7 +146,8 @@ func (t *tree) normalise() {
 // keptDoc reports whether a file below /usr/share/doc stays: licences ask to be
 // passed on with the programs.
 func keptDoc(p string) bool {
-	return path.Base(p) == "copyright" || strings.Count(p, "/") == 4
+	depth := strings.Count(p, "/")
+	return depth == 4 || depth == 5 && path.Base(p) == "copyright"
 }
 
 // volatileVar moves what packages put below /var to where it is copied from at
