@@ -99,8 +99,11 @@ func (v *VM) TryRun(ctx context.Context, command string, stdin io.Reader) (Resul
 	return r, nil
 }
 
-// keepAlive makes a connection notice that the guest behind it is another one by now: an idle
-// one would wait for ever.
+// aliveTime is how long a guest may leave us without any answer before it counts as gone.
+const aliveTime = 40 * time.Second
+
+// keepAlive makes a connection notice that the guest behind it has restarted. QEMU's network
+// holds the connection open meanwhile, and an idle one would wait for ever.
 func keepAlive(c *ssh.Client) (stop func()) {
 	done := make(chan struct{})
 	go func() {
@@ -111,7 +114,10 @@ func keepAlive(c *ssh.Client) (stop func()) {
 			case <-done:
 				return
 			case <-tick.C:
-				if _, _, err := c.SendRequest("keepalive@eos", true, nil); err != nil {
+				gone := time.AfterFunc(Slow(aliveTime), func() { c.Close() })
+				_, _, err := c.SendRequest("keepalive@eos", true, nil)
+				gone.Stop()
+				if err != nil {
 					return
 				}
 			}

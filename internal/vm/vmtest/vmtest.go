@@ -30,6 +30,7 @@ package vmtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -41,6 +42,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/OSInside/eos/internal/toolstree"
 	"github.com/OSInside/eos/internal/vm"
@@ -107,7 +110,24 @@ func Need(t testing.TB) {
 
 // root is the folder for machines and saved states of this process: a state is moved from one
 // to the other, so they must be on one file system.
-var root = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "eos-vm-") })
+var root = sync.OnceValues(func() (string, error) {
+	sweep(os.TempDir())
+	return os.MkdirTemp("", fmt.Sprintf("%s%d-", rootPrefix, os.Getpid()))
+})
+
+const rootPrefix = "eos-vm-"
+
+// sweep removes what test processes left behind that were killed: saved states are large.
+func sweep(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, rootPrefix+"*")) // the pattern is well-formed
+	for _, path := range left {
+		owner, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(path), rootPrefix), "-")
+		pid, err := strconv.Atoi(owner)
+		if err == nil && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			os.RemoveAll(path)
+		}
+	}
+}
 
 // used says that root was made.
 var used atomic.Bool
