@@ -18,7 +18,7 @@ import (
 // merging says which gaps between needed chunks are fetched to save a request.
 // Half a small chunk costs less than the header of one more range and a seek at
 // the server.
-var merging = chunk.Merging{Gap: 32 << 10, MaxRanges: 4000}
+var merging = chunk.Merging{Gap: 32 << 10, MaxRanges: 150}
 
 // writer carries out the steps that fill the other slot with one image.
 type writer struct {
@@ -150,7 +150,8 @@ func (w *writer) seeds(ctx context.Context) (seeds []chunk.Seed, release func())
 	}
 	w.s.Progress.Stage("look at slot "+string(w.s.d.Running), m.DataSize)
 	defer w.s.Progress.Done()
-	seed, err := chunk.ScanSeed(ctx, &counted{b, w.s.Progress}, m.DataSize)
+	// With the sizes of this index: those of the publisher may differ from ours.
+	seed, err := w.index.Seed(ctx, &counted{b, w.s.Progress}, m.DataSize)
 	if err != nil {
 		w.s.Progress.Note("slot %s: %v; what cannot be read there is fetched", w.s.d.Running, err)
 	}
