@@ -139,7 +139,7 @@ func (l *lab) build(t testing.TB, version string, edits ...edit) *built {
 		set(version, "version"),
 		set([]any{"raw"}, "outputs"),
 		set("45s", "boot", "watchdog"),
-		set("120s", "boot", "health_timeout"),
+		set("300s", "boot", "health_timeout"),
 		addFile(map[string]any{"path": "/etc/eos-test-version", "content": version + "\n"}),
 	}
 	for _, e := range append(common, edits...) {
