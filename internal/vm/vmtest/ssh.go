@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,11 +145,10 @@ func (v *VM) session(ctx context.Context) (*ssh.Session, error) {
 		if err := v.AwaitSSH(ctx); err != nil {
 			return nil, err
 		}
-		client, err := ssh.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", v.SSHPort), &ssh.ClientConfig{
+		client, err := v.dial(ctx, &ssh.ClientConfig{
 			User:            cmpOr(v.config.User, "root"),
 			Auth:            []ssh.AuthMethod{ssh.PublicKeys(key)},
 			HostKeyCallback: ssh.InsecureIgnoreHostKey(), // made anew in each boot
-			Timeout:         Slow(60 * time.Second),
 		})
 		if err == nil {
 			var s *ssh.Session
@@ -165,6 +165,28 @@ func (v *VM) session(ctx context.Context) (*ssh.Session, error) {
 		case <-tick.C:
 		}
 	}
+}
+
+// dial logs in. A guest that configures its network or goes down meanwhile leaves the
+// connection open and silent, so all of it is bounded, not only the connecting.
+func (v *VM) dial(ctx context.Context, c *ssh.ClientConfig) (*ssh.Client, error) {
+	addr := fmt.Sprintf("127.0.0.1:%d", v.SSHPort)
+	limit, cancel := context.WithTimeout(ctx, Slow(aliveTime))
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(limit, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(limit, func() { conn.Close() })
+	link, channels, requests, err := ssh.NewClientConn(conn, addr, c)
+	if !stop() && err == nil {
+		err = context.Cause(limit)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return ssh.NewClient(link, channels, requests), nil
 }
 
 // newSession does not wait for ever for a guest that is gone.
