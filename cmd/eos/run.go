@@ -94,7 +94,8 @@ func (o *runOptions) config(args []string) (c vm.Config, err error) {
 	return c, nil
 }
 
-// parseSize reads a size like 1024M. The units are powers of 1024, as QEMU has them.
+// parseSize reads a size like 1024M. K, M, G and T are powers of 1024, as QEMU has them; MB and
+// the like are powers of 1000, MiB and the like are not.
 func parseSize(s string) (int64, error) {
 	if s == "" || s == "0" {
 		return 0, nil
