@@ -53,7 +53,8 @@ func (t *tree) compose(in *inputs) error {
 		"127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost ip6-loopback\n", s.Hostname))
 	t.write("/etc/machine-id", 0o444, nil)
 	t.write("/etc/fstab", 0o644, []byte("# / is given by eos-init, all else by units.\n"))
-	t.write("/etc/default/locale", 0o644, []byte("LANG=C.UTF-8\n")) // PAM warns without it
+	t.write("/etc/locale.conf", 0o644, []byte("LANG=C.UTF-8\n"))
+	t.symlink("/etc/default/locale", "../locale.conf") // PAM warns without it, systemd-tmpfiles about another
 	t.symlink("/etc/resolv.conf", "../run/systemd/resolve/resolv.conf")
 	if err := t.setAccounts(in); err != nil {
 		return err
