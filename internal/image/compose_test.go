@@ -161,9 +161,7 @@ func TestRemovePackages(t *testing.T) {
 		t.Fatalf("removePackages = %q, %v, want a", gone, err)
 	}
 	var got []string
-	for _, p := range tr.below("/usr") {
-		got = append(got, p)
-	}
+	got = append(got, tr.below("/usr")...)
 	want := []string{"/usr/bin", "/usr/bin/b", "/usr/share", "/usr/share/both"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("left over differs (-want +got):\n%s", diff)

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"strconv"
@@ -40,8 +41,9 @@ type Hardware struct {
 	Folder   string // absolute
 	Memory   int64  // bytes, whole MiB
 	CPUs     int
-	Accel    Accel // KVM or TCG
-	SSHPort  int   // on 127.0.0.1, forwarded to port 22
+	Accel    Accel  // KVM or TCG
+	SSHPort  int    // on 127.0.0.1, forwarded to port 22
+	MAC      string // of the network card; empty: follows from the name
 	TPM      bool
 	Disk     string // NBD socket; empty: the overlay in the folder; NoDisk: none
 	Registry string // NBD socket; empty: the file in the folder; NoDisk: none
@@ -81,7 +83,7 @@ func Args(h Hardware) []string {
 	}
 	a = append(a,
 		"-netdev", fmt.Sprintf("user,id=net,hostfwd=tcp:127.0.0.1:%d-:22", h.SSHPort),
-		"-device", "virtio-net-pci,id=vnet0,netdev=net,romfile=,mac="+mac(h.Name),
+		"-device", "virtio-net-pci,id=vnet0,netdev=net,romfile=,mac="+cmp.Or(h.MAC, mac(h.Name)),
 		"-device", "virtio-rng-pci,id=vrng0",
 		"-device", "i6300esb,id=watchdog0", "-action", "watchdog=reset",
 	)

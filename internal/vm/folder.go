@@ -44,6 +44,7 @@ type Info struct {
 	CPUs         int       `json:"cpus"`
 	Accel        Accel     `json:"accel"`
 	SSHPort      int       `json:"ssh_port"`
+	MAC          string    `json:"mac,omitempty"` // of the network card
 	TPM          bool      `json:"tpm"`
 	RegistrySize int64     `json:"registry_size,omitempty"`
 	Started      time.Time `json:"started,omitzero"`

@@ -129,6 +129,11 @@ func (m *Machine) configure(c Config, old *Machine) error {
 		m.Name, m.Started = c.Name, time.Now().UTC()
 		return nil
 	}
+	// A saved machine keeps its address: the guest knows it, and so does QEMU's network.
+	m.MAC = mac(m.Name)
+	if old != nil && old.MAC != "" {
+		m.MAC = old.MAC
+	}
 	m.Memory = cmp.Or(c.Memory, 1<<30)
 	m.CPUs = cmp.Or(c.CPUs, 2)
 	m.TPM = !c.NoTPM
