@@ -275,6 +275,31 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
+// A machine that goes on from a saved state is the one that was saved, under another name.
+func TestConfigureFrom(t *testing.T) {
+	saved := makeMachine(t, Host{Machines: t.TempDir()}, "saved")
+	saved.Memory, saved.CPUs, saved.TPM, saved.MAC, saved.RegistrySize = 512<<20, 1, true, mac("saved"), 1<<30
+	if err := saved.save(); err != nil {
+		t.Fatal(err)
+	}
+	m := &Machine{Info: Info{Name: "copy"}}
+	if err := m.configure(Config{Name: "copy", From: saved.Folder, Memory: 2 << 30, CPUs: 4, NoTPM: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	want := saved.Info
+	want.Name, want.Started = "copy", m.Started
+	if m.Info != want {
+		t.Errorf("configure from a saved machine = %+v, want %+v", m.Info, want)
+	}
+	hw, err := m.hardware(Config{From: saved.Folder, Disk: "d"})
+	if err != nil || hw.MAC != saved.MAC || hw.Restore != saved.path(stateFile) {
+		t.Errorf("hardware = %+v, %v, want the address and the state of the saved machine", hw, err)
+	}
+	if mac("a") == mac("b") || mac("a") != mac("a") {
+		t.Error("mac does not follow from the name")
+	}
+}
+
 func TestFreePort(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -101,11 +101,8 @@ func (q *QMP) Close() error { return q.conn.Close() }
 
 // bound makes reads and writes end with the context, and in any case after qmpTimeout.
 func (q *QMP) bound(ctx context.Context) (stop func()) {
-	deadline := time.Now().Add(qmpTimeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	q.conn.SetDeadline(deadline)
+	// Not the context's own deadline: the connection's would pass a moment before it.
+	q.conn.SetDeadline(time.Now().Add(qmpTimeout))
 	cancel := context.AfterFunc(ctx, func() { q.conn.SetDeadline(time.Unix(1, 0)) })
 	return func() { cancel() }
 }
