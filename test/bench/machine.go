@@ -303,6 +303,11 @@ func (g *guest) must(ctx context.Context, cmd string, codes ...int) (string, err
 	return strings.TrimSpace(out.String()), nil
 }
 
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
 // reached waits until units are active and returns when each became so, on the guest's clock
 // that starts with its kernel.
 func (g *guest) reached(ctx context.Context, units ...string) ([]time.Duration, error) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -96,9 +97,21 @@ func (g *guest) settled(ctx context.Context) error {
 	return err
 }
 
+// clock prints the time since the guest's kernel started, which nobody sets.
+const clock = "cut -d' ' -f1 /proc/uptime"
+
+// between is the time between two readings of the clock.
+func between(begin, end string) (time.Duration, error) {
+	var from, to float64
+	if _, err := fmt.Sscan(begin+" "+end, &from, &to); err != nil {
+		return 0, fmt.Errorf("read the guest's clock: %w", err)
+	}
+	return time.Duration((to - from) * float64(time.Second)), nil
+}
+
 // osUpdate runs os-update and reads the JSON it prints.
 func (g *guest) osUpdate(ctx context.Context, result any, took *time.Duration, args string, codes ...int) error {
-	out, err := g.must(ctx, "date +%s%N; os-update --json "+args+" 2>/run/bench.log; c=$?; date +%s%N; [ $c -lt 2 -o $c = 10 ] || cat /run/bench.log; exit $c", codes...)
+	out, err := g.must(ctx, clock+"; os-update --json "+args+" 2>/run/bench.log; c=$?; "+clock+"; tail -n 3 /run/bench.log >&2; exit $c", codes...)
 	if err != nil {
 		return err
 	}
@@ -107,12 +120,12 @@ func (g *guest) osUpdate(ctx context.Context, result any, took *time.Duration, a
 	if at < 0 {
 		return fmt.Errorf("run os-update %s: printed %q", args, out)
 	}
-	var begin, end int64
-	if _, err := fmt.Sscan(string(first)+" "+string(rest[at+1:]), &begin, &end); err != nil {
-		return fmt.Errorf("read the guest's clock: %w", err)
+	d, err := between(string(first), string(rest[at+1:]))
+	if err != nil {
+		return err
 	}
 	if took != nil {
-		*took = time.Duration(end - begin)
+		*took = d
 	}
 	if err := json.Unmarshal(rest[:at], result); err != nil {
 		return fmt.Errorf("read what os-update printed: %w", err)
@@ -205,19 +218,16 @@ func (l *lab) fullCopy(ctx context.Context, g *guest, image *built) (time.Durati
 	if err := json.Unmarshal([]byte(text), &d); err != nil {
 		return 0, fmt.Errorf("read %s: %w", device.BootFile, err)
 	}
-	out, err := g.must(ctx, fmt.Sprintf("date +%%s%%N; bash -c 'dd of=%s bs=1M iflag=fullblock conv=fsync status=none </dev/tcp/%s/%d' && date +%%s%%N",
-		d.Slots[d.Slot.Other()], host, listener.Addr().(*net.TCPAddr).Port))
+	out, err := g.must(ctx, fmt.Sprintf("%[1]s; bash -c 'dd of=%[2]s bs=1M iflag=fullblock conv=fsync status=none </dev/tcp/%[3]s/%[4]d' && %[1]s",
+		clock, d.Slots[d.Slot.Other()], host, listener.Addr().(*net.TCPAddr).Port))
 	if err != nil {
 		return 0, err
 	}
 	if err := <-sent; err != nil {
 		return 0, fmt.Errorf("send image: %w", err)
 	}
-	var begin, end int64
-	if _, err := fmt.Sscan(out, &begin, &end); err != nil {
-		return 0, fmt.Errorf("read the guest's clock: %w", err)
-	}
-	return time.Duration(end - begin), nil
+	begin, end, _ := strings.Cut(out, "\n")
+	return between(begin, end)
 }
 
 // jump is an update and the restart at its end.
@@ -234,7 +244,7 @@ func (j *jump) down() time.Duration { return j.first.Sub(j.last) }
 // firstWrite notes when something is written to it first, and then begins to knock at the ssh
 // port: earlier, that would cost the update time.
 type firstWrite struct {
-	bytes.Buffer
+	text  bytes.Buffer // not embedded: its ReadFrom would go past Write
 	ctx   context.Context
 	guest *guest
 	at    time.Time
@@ -246,7 +256,7 @@ func (w *firstWrite) Write(p []byte) (int, error) {
 		w.at = time.Now()
 		w.probe = w.guest.probe(w.ctx)
 	}
-	return w.Buffer.Write(p)
+	return w.text.Write(p)
 }
 
 // apply updates the machine and watches it go down and come up again.
@@ -268,11 +278,11 @@ func (g *guest) apply(ctx context.Context, args, jumpLine string, j *jump) error
 		return err
 	}
 	if code != 0 && code != -1 || out.at.IsZero() {
-		return fmt.Errorf("run os-update --apply: exit code %d: %s%s", code, out.String(), stderr)
+		return fmt.Errorf("run os-update --apply: exit code %d: %s%s", code, out.text.String(), lastLines(stderr, 3))
 	}
 	g.disconnect()
-	if err := json.Unmarshal(out.Bytes(), &j.result); err != nil {
-		return fmt.Errorf("read what os-update printed: %w: %s", err, out.String())
+	if err := json.Unmarshal(out.text.Bytes(), &j.result); err != nil {
+		return fmt.Errorf("read what os-update printed: %w: %s", err, out.text.String())
 	}
 	j.prepared = out.at.Sub(began)
 	gone, _, err := g.await(ctx, jumpLine)
