@@ -28,6 +28,7 @@ import (
 	"github.com/OSInside/eos/internal/slotimage"
 	"github.com/OSInside/eos/internal/toolstree"
 	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
+	"github.com/OSInside/eos/internal/vm/vmtest"
 )
 
 const (
@@ -74,9 +75,7 @@ const (
 // TestBoot boots the real kernel with eos-init from disks that are right, and from disks
 // that are wrong in one way each.
 func TestBoot(t *testing.T) {
-	if os.Getenv("EOS_TEST_VM") == "" && os.Getenv("EOS_TEST_MUST_RUN") == "" && os.Getenv("CI") != "true" {
-		t.Skip("starts virtual machines: set EOS_TEST_VM=1")
-	}
+	vmtest.Need(t)
 	l := newLab(t)
 	flip := func(at func() int64) func(*testing.T, []byte) {
 		return func(t *testing.T, disk []byte) { disk[l.offset+at()] ^= 0x10 }

@@ -13,6 +13,7 @@ import (
 	"github.com/OSInside/eos/internal/bootstate"
 	"github.com/OSInside/eos/internal/toolstree"
 	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
+	"github.com/OSInside/eos/internal/vm/vmtest"
 )
 
 // A payload stands for a kernel image: an EFI program that says its name and restarts.
@@ -34,6 +35,7 @@ func payload(t *testing.T, tree *toolstree.Tree, name string) []byte {
 // TestBootLoader boots the boot loader itself, with its real configuration, over and
 // over until it has gone through what each case expects.
 func TestBootLoader(t *testing.T) {
+	vmtest.Need(t)
 	tree := toolstreetest.Open(t)
 	a, b := payload(t, tree, "A"), payload(t, tree, "B")
 	loader := filepath.Join(t.TempDir(), "loader.efi")
@@ -117,7 +119,7 @@ func TestBootLoader(t *testing.T) {
 			write(t, filepath.Join(dir, Program), program)
 			img := makeESP(t, tree, dir, "64M")
 			want := c.want
-			console := run(t, tree, img, 2*time.Minute, func(line string) bool {
+			console := run(t, tree, img, vmtest.Slow(6*time.Minute), func(line string) bool {
 				if strings.Contains(line, want[0]) {
 					want = want[1:]
 				}

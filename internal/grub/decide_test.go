@@ -13,6 +13,7 @@ import (
 
 	"github.com/OSInside/eos/internal/bootstate"
 	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
+	"github.com/OSInside/eos/internal/vm/vmtest"
 )
 
 // A question is one boot state with one pair of kernel images.
@@ -221,6 +222,7 @@ func script(files map[string]question) string {
 // every state with every pair of kernel images, and compares its choice and what it
 // would save with package bootstate; and for a share of them every byte it saved.
 func TestDecideInRealGRUB(t *testing.T) {
+	vmtest.Need(t)
 	tree := toolstreetest.Open(t)
 	files := fileQuestions()
 	dir := t.TempDir()
@@ -245,7 +247,7 @@ func TestDecideInRealGRUB(t *testing.T) {
 	}
 	img := makeESP(t, tree, dir, "64M")
 	begin := time.Now()
-	console := run(t, tree, img, 9*time.Minute, nil)
+	console := run(t, tree, img, vmtest.Slow(15*time.Minute), nil)
 	var posed []string
 	filed := map[string]string{}
 	for _, line := range console {

@@ -74,7 +74,7 @@ var layers = [][]string{
 		"internal/cli", "internal/command", "internal/key",
 	},
 	{ // formats, pure logic, single tools and kernel interfaces
-		"internal/bootstate", "internal/chunk", "internal/device", "internal/dm", "internal/esp",
+		"internal/bootstate", "internal/chunk", "internal/detach", "internal/device", "internal/dm", "internal/esp",
 		"internal/gpt", "internal/grub", "internal/imagespec", "internal/initramfs",
 		"internal/kexec", "internal/kmod", "internal/repository", "internal/sbom",
 		"internal/slot", "internal/slotimage", "internal/squashfs", "internal/toolstree",
