@@ -200,13 +200,13 @@ func TestFlippedBit(t *testing.T) {
 	a, b := slotOf(t, st, bootstate.A).Device, slotOf(t, st, bootstate.B).Device
 	size := imageSize(t, l.v2(t))
 	for i, off := range []int64{5000, size / 3, size - 3<<20, size - 100} { // the last is in the hash tree
-		out := v.MustSSH(t, "os-update --apply --download-only --server "+s.URL())
+		out := v.MustSSH(t, "os-update --apply --download-only --server "+s.URL()+" 2>&1")
 		if i > 0 && !strings.Contains(out, "writing it again") {
 			t.Errorf("flipped bit before offset %d was not noticed:\n%s", off, out)
 		}
 		flip(b, off)
 	}
-	out := v.MustSSH(t, "os-update --apply --download-only --server "+s.URL())
+	out := v.MustSSH(t, "os-update --apply --download-only --server "+s.URL()+" 2>&1")
 	if !strings.Contains(out, "writing it again") {
 		t.Errorf("flipped bit in the hash tree was not noticed:\n%s", out)
 	}
@@ -248,7 +248,7 @@ func TestResume(t *testing.T) {
 		t.Errorf("apply without a server: exit %s\n%s", code, v.MustSSH(t, "cat /run/second"))
 	}
 	s.start(t, l, repo)
-	out := v.MustSSH(t, "os-update --apply --download-only --server "+s.URL())
+	out := v.MustSSH(t, "os-update --apply --download-only --server "+s.URL()+" 2>&1")
 	if !strings.Contains(out, "continued an interrupted update") && !strings.Contains(v.MustSSH(t, "cat /run/second"), "continued") {
 		t.Errorf("the resumed apply does not say what it reused:\n%s", out)
 	}
