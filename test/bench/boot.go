@@ -44,6 +44,9 @@ func measureBoot(ctx context.Context, l *lab) error {
 		}
 		order = order[:0]
 		for _, t := range b.device.Timings {
+			if t.Step == "kernel" {
+				continue // is no step, but the time before the first
+			}
 			order = append(order, t.Step)
 			steps[t.Step] = append(steps[t.Step], time.Duration(t.MS)*time.Millisecond)
 		}
