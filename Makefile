@@ -34,10 +34,10 @@ unit: setup
 # Everything. Whole systems come last and one at a time: they measure time-outs.
 test: setup
 	EOS_TEST_VM=1 $(GO) test -timeout 30m $$($(GO) list ./... | grep -v /test/vm)
-	EOS_TEST_VM=1 $(GO) test -timeout 60m -v ./test/vm
+	EOS_TEST_VM=1 $(GO) test -count=1 -timeout 80m -v ./test/vm
 
 campaign: setup
-	EOS_TEST_VM=1 $(GO) test -timeout 24h -v ./test/vm -run TestPowerCuts -cuts $(N) -seed $(SEED) -machines $(MACHINES)
+	EOS_TEST_VM=1 $(GO) test -count=1 -timeout 24h -v ./test/vm -run TestPowerCuts -cuts $(N) -seed $(SEED) -machines $(MACHINES)
 
 bench: setup build
 	$(GO) run ./test/bench
