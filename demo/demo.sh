@@ -18,9 +18,11 @@ say() { printf '\n%s[%4ds] %s%s\n' "$bold" $(($(date +%s) - started)) "$*" "$pla
 run() {
 	printf '$ %s\n' "$*" | sed "s#$PWD/##g"
 	t=$(date +%s)
-	"$@"
+	status=0
+	"$@" || status=$?
 	t=$(($(date +%s) - t))
 	if [ $t -gt 2 ]; then printf '  (%d s)\n' $t; fi
+	return $status
 }
 on() { "$eos" ssh --name demo -- "$@"; }
 
@@ -75,6 +77,12 @@ run "$eos" publish "$dir/eos-2.0.0.slot" --repo "$dir/repo"
 printf '$ eos serve --repo out/demo/repo --listen 127.0.0.1:%s &\n' "$port"
 "$eos" serve --repo "$dir/repo" --listen "127.0.0.1:$port" >"$dir/serve.log" 2>&1 &
 server=$!
+sleep 1
+kill -0 $server 2>/dev/null || {
+	cat "$dir/serve.log" >&2
+	echo "hint: is the port taken? DEMO_PORT=8081 make demo" >&2
+	exit 1
+}
 
 say "Version 1 boots from cold: firmware, GRUB, eos-init, systemd."
 run "$eos" run "$dir/eos-1.0.0.raw" --name demo --fresh --detach --ssh-port "$ssh_port"
@@ -83,13 +91,13 @@ grep -a 'eos-init: slot' "$dir/machines/demo/serial.log" | tail -n 1 | sed 's/^/
 run on os-update --status
 
 say "Is there an update? A few kilobytes of signed metadata say so."
-run on os-update --check --json || [ $? = 10 ]
+run on os-update --check --json --server "http://10.0.2.2:$port" || [ $? = 10 ] # 10: there is
 
 say "Fetch it, write it to slot B, verify it, and jump into it with kexec."
 printf '$ os-update --apply --server http://10.0.2.2:%s\n' "$port"
 t=$(date +%s)
-# The connection ends with the old system.
-on os-update --apply --server "http://10.0.2.2:$port" || true
+# The connection ends with the old system: 255 is what ssh says then.
+on os-update --apply --server "http://10.0.2.2:$port" || [ $? = 255 ]
 printf '  (%d s)\n' $(($(date +%s) - t))
 wait_for "version 2 has proved itself and is committed" 600 '^default .*slot b'
 run on os-update --status
@@ -104,7 +112,7 @@ run on os-update --status
 say "Roll back to version 1, which is still there."
 wait_for "version 2's boot is proved" 600 '^slot b .*good'
 run on os-update --rollback
-on os-update --reboot || true
+on os-update --reboot || [ $? = 255 ]
 wait_for "version 1 is up" 600 '^running .*slot a'
 run on os-update --status
 
