@@ -138,7 +138,7 @@ func (l *lab) build(t testing.TB, version string, edits ...edit) *built {
 	common := []edit{
 		set(version, "version"),
 		set([]any{"raw"}, "outputs"),
-		set("45s", "boot", "watchdog"),
+		set("90s", "boot", "watchdog"),
 		set("300s", "boot", "health_timeout"),
 		addFile(map[string]any{"path": "/etc/eos-test-version", "content": version + "\n"}),
 	}
