@@ -20,6 +20,7 @@ var bootStages = []string{
 	"eos-init, until it switches root",
 	"systemd, until ssh.service",
 	"power-on to ssh.service",
+	"power-on to the first answer of ssh",
 	"power-on to boot-complete.target",
 	"power-on to the boot marked good",
 }
@@ -89,6 +90,12 @@ func (l *lab) bootOnce(ctx context.Context, image *built) (*bootTimes, error) {
 	if err != nil {
 		return nil, err
 	}
+	probe := g.probe(ctx)
+	_, answered, err := probe.around(ctx, g.power, g.power)
+	probe.stop()
+	if err != nil {
+		return nil, err
+	}
 	// Not by what systemd says on the console: it leaves out lines when the console is slow.
 	at, err := g.reached(ctx, "ssh.service", "boot-complete.target", "os-update-commit.service")
 	if err != nil {
@@ -102,7 +109,7 @@ func (l *lab) bootOnce(ctx context.Context, image *built) (*bootTimes, error) {
 	b := &bootTimes{stages: []time.Duration{
 		firmware.at.Sub(g.power), grub.at.Sub(firmware.at), kernel.at.Sub(grub.at),
 		switched - began, at[0] - switched,
-		before + at[0], before + at[1], before + at[2],
+		before + at[0], answered.Sub(g.power), before + at[1], before + at[2],
 	}}
 	if err := json.Unmarshal([]byte(text), &b.device); err != nil {
 		return nil, fmt.Errorf("read %s: %w", device.BootFile, err)

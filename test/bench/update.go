@@ -70,6 +70,10 @@ func measureUpdate(ctx context.Context, l *lab) error {
 	if err := g.settled(ctx); err != nil {
 		return err
 	}
+	// A trial that was too slow for its health timeout was restarted: that is another measurement.
+	if _, err := g.must(ctx, "grep COMMIT_UPDATE /proc/cmdline"); err != nil {
+		return fmt.Errorf("measure kexec: the system was restarted since the jump: %w", err)
+	}
 	full, err := l.fullCopy(ctx, g, month)
 	if err != nil {
 		return err
