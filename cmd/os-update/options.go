@@ -13,7 +13,7 @@ import (
 
 // options are the command line. The names of the seed's os-update are kept.
 type options struct {
-	check, apply, commit, rollback, reboot, bootFailed, status bool
+	check, apply, commit, confirm, rollback, reboot, bootFailed, status bool
 
 	read, server, pkey, version, activate, limitRate, config string
 
@@ -30,6 +30,7 @@ Actions, one of:
   --reboot            restart; with --commit or --rollback: restart after it
   --status            say what runs, what the other slot holds, what happened last
   --read NAME         write the image NAME to standard output, verified
+  --confirm           in a trial, wait until the update server answers (used by systemd)
   --boot-failed       give up a boot that is not healthy (used by systemd)
 
 Options:
@@ -64,7 +65,7 @@ func parse(args []string) (*options, error) {
 		p    *bool
 		name string
 	}{
-		{&o.check, "check"}, {&o.apply, "apply"}, {&o.commit, "commit"}, {&o.rollback, "rollback"},
+		{&o.check, "check"}, {&o.apply, "apply"}, {&o.commit, "commit"}, {&o.confirm, "confirm"}, {&o.rollback, "rollback"},
 		{&o.reboot, "reboot"}, {&o.bootFailed, "boot-failed"}, {&o.status, "status"}, {&o.json, "json"},
 		{&o.downloadOnly, "download-only"}, {&o.allowDowngrade, "allow-downgrade"}, {&o.dryRun, "dry-run"},
 	} {
@@ -98,8 +99,8 @@ func (o *options) action() string {
 		on   bool
 		name string
 	}{
-		{o.check, "check"}, {o.apply, "apply"}, {o.commit, "commit"}, {o.rollback, "rollback"},
-		{o.bootFailed, "boot-failed"}, {o.status, "status"},
+		{o.check, "check"}, {o.apply, "apply"}, {o.commit, "commit"}, {o.confirm, "confirm"},
+		{o.rollback, "rollback"}, {o.bootFailed, "boot-failed"}, {o.status, "status"},
 	} {
 		if a.on {
 			names = append(names, a.name)

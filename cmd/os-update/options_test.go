@@ -7,8 +7,10 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,6 +29,7 @@ func TestParse(t *testing.T) {
 		{"--apply --read NAME --server s --pkey k", "apply", ""}, // not a dump to standard output
 		{"--commit", "commit", ""},
 		{"--commit --reboot", "commit", ""},
+		{"--confirm --json", "confirm", ""},
 		{"--rollback --reboot", "rollback", ""},
 		{"--reboot", "reboot", ""},
 		{"--boot-failed", "boot-failed", ""},
@@ -64,13 +67,17 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestManNamesEveryOption keeps help and manual page complete.
-func TestManNamesEveryOption(t *testing.T) {
+// TestEveryOptionIsNamed keeps help, manual page and completion complete.
+func TestEveryOptionIsNamed(t *testing.T) {
 	src, err := os.ReadFile("options.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	man, err := os.ReadFile("../../docs/man/os-update.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	completion, err := os.ReadFile("../../os/root/usr/share/bash-completion/completions/os-update")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +91,28 @@ func TestManNamesEveryOption(t *testing.T) {
 		}
 		if !strings.Contains(string(man), strings.ReplaceAll("--"+n[1], "-", `\-`)) {
 			t.Errorf("os-update.8 says nothing about --%s", n[1])
+		}
+		if !slices.Contains(strings.Fields(strings.ReplaceAll(string(completion), `"`, " ")), "--"+n[1]) {
+			t.Errorf("the completion does not know --%s", n[1])
+		}
+	}
+}
+
+// TestCompletion asks bash.
+func TestCompletion(t *testing.T) {
+	for _, c := range []struct{ words, want string }{
+		{"--act", "--activate"},
+		{"--apply --activate k", "kexec"},
+		{"--co", "--commit --confirm --config"},
+		{"--server http://h --j", "--json"},
+		{"--version 2", ""},
+	} {
+		script := `source ../../os/root/usr/share/bash-completion/completions/os-update
+			COMP_WORDS=(os-update ` + c.words + `) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+			_os_update; echo "${COMPREPLY[*]}"`
+		out, err := exec.Command("bash", "-c", script).CombinedOutput()
+		if got := strings.TrimSpace(string(out)); err != nil || got != c.want {
+			t.Errorf("completion of %q = %q, %v, want %q", c.words, got, err, c.want)
 		}
 	}
 }

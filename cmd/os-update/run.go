@@ -59,7 +59,7 @@ func run(ctx context.Context, env *cli.Env, at place) error {
 	if keyErr != nil && o.action() != "boot-failed" && o.action() != "reboot" {
 		return keyErr
 	}
-	if o.check || o.apply || o.read != "" {
+	if o.check || o.apply || o.confirm || o.read != "" {
 		path := o.config
 		if path == "" {
 			path = update.ConfigFile
@@ -109,6 +109,12 @@ func act(ctx context.Context, env *cli.Env, o *options, u *update.Updater) error
 			return u.Reboot(ctx)
 		}
 		return nil
+	case "confirm":
+		res, err := u.Confirm(ctx)
+		if err != nil {
+			return err
+		}
+		return show(env, o, res, confirmText(res))
 	case "rollback":
 		res, err := u.Rollback(ctx, o.reboot)
 		if err != nil {
@@ -185,6 +191,16 @@ func commitText(res *update.CommitResult) string {
 		return fmt.Sprintf("slot %s (version %s) booted well", res.Slot, res.Version)
 	}
 	return fmt.Sprintf("slot %s (version %s) is committed already", res.Slot, res.Version)
+}
+
+func confirmText(res *update.ConfirmResult) string {
+	switch {
+	case !res.Trial:
+		return "nothing is on trial"
+	case res.Server == "":
+		return "no update server to ask"
+	}
+	return res.Server + " answers"
 }
 
 func applyText(res *update.ApplyResult) string {

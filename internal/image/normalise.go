@@ -104,6 +104,7 @@ var enabled = []struct {
 }{
 	{"eos-ssh-hostkey.service", false},
 	{"os-update-commit.service", true},
+	{"os-update-confirm.service", true},
 	{"systemd-boot-check-no-failures.service", true},
 	{"systemd-networkd.service", false},
 	{"systemd-resolved.service", false},

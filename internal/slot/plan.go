@@ -16,6 +16,7 @@ type Device struct {
 	BootID string // of the running kernel, /proc/sys/kernel/random/boot_id
 	Static bool   // there is no slot B
 	Now    int64  // Unix seconds
+	Server string // the repository in use, empty if none is
 }
 
 // Image returns the image in slot x, nil where no manifest verifies.
@@ -143,7 +144,7 @@ func (d Device) PlanActivate(how Activation, verified bool) ([]Step, error) {
 		return nil, refuse(ev, ErrNotVerified, "run os-update --apply to write it again", "the manifest of slot %s does not verify", other)
 	}
 	started := d.Record
-	started.Trial = &Attempt{Image: *img, BootID: d.BootID, Activation: string(how), Time: d.Now}
+	started.Trial = &Attempt{Image: *img, BootID: d.BootID, Activation: string(how), Time: d.Now, Server: d.Server}
 	started.Last = d.result(OpTrial, OutcomeStarted, "", img.Version)
 	var plan []Step
 	if !verified {
@@ -229,7 +230,9 @@ func (d Device) planCommit() ([]Step, error) {
 // PlanUnhealthy is for a boot that will not complete. A trial ends here: the reason
 // is remembered, then the slot marked failed, then the device reboots into the old
 // slot. A committed slot is rebooted only if the boot loader can come to start the
-// other one ([CanFallBack]); else the device stays up for someone to look at.
+// other one ([CanFallBack]); else the device stays up for someone to look at. So does
+// one whose boot has proved itself: the plan is empty when the time limit of a slow
+// boot ran out just after its commit was on the disk.
 func (d Device) PlanUnhealthy(reason string) ([]Step, error) {
 	r := d.Record
 	version := d.version(d.Running)
@@ -244,6 +247,9 @@ func (d Device) PlanUnhealthy(reason string) ([]Step, error) {
 		r.Trial = nil
 		r.Last = d.result(OpTrialFailed, OutcomeFailed, reason, version)
 		return []Step{storeRecord(r), writeState(next), {Kind: Reboot}}, nil
+	}
+	if d.State.Slot(d.Running).Good {
+		return nil, nil
 	}
 	r.Last = d.result(OpBoot, OutcomeFailed, reason, version)
 	plan := []Step{storeRecord(r)}

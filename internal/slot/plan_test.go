@@ -221,6 +221,10 @@ func TestUnhealthyStaysUp(t *testing.T) {
 		t.Errorf("PlanUnhealthy without a fallback: %v (-want +got):\n%s", err, d)
 	}
 	m = updated(t)
+	if plan, err = m.device().PlanUnhealthy("a unit failed"); err != nil || len(plan) != 0 {
+		t.Errorf("PlanUnhealthy after the boot was proved = %v, %v, want nothing", kinds(plan), err)
+	}
+	m.powerOn()
 	plan, err = m.device().PlanUnhealthy("a unit failed")
 	if d := cmp.Diff([]string{"store record: boot 1.1 failed", "reboot"}, kinds(plan)); d != "" || err != nil {
 		t.Errorf("PlanUnhealthy with a fallback: %v (-want +got):\n%s", err, d)

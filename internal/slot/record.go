@@ -70,6 +70,8 @@ type Attempt struct {
 	BootID     string `json:"boot_id"`
 	Activation string `json:"activation"`
 	Time       int64  `json:"time"`
+	// Server is the repository the image came from.
+	Server string `json:"server,omitempty"`
 }
 
 // Floors are the lowest repository metadata versions this device still accepts.

@@ -275,6 +275,7 @@ func (a *applying) dryRun(ctx context.Context, plan []slot.Step) (err error) {
 // activate starts the trial. Everything that can be found out before is found
 // out before; if the jump itself is refused, the trial is taken back.
 func (a *applying) activate(ctx context.Context, how slot.Activation) error {
+	a.d.Server = a.Config.Server
 	// Verified: the write ended with reading everything back, or recheck did.
 	plan, err := a.d.PlanActivate(how, true)
 	if err != nil {

@@ -182,10 +182,16 @@ type Server struct {
 	Port string
 }
 
+// maxServer bounds an address, which is kept in the device's record.
+const maxServer = 1024
+
 // ParseServer reads a server address.
 func ParseServer(s string) (Server, error) {
 	bad := func(why string) (Server, error) {
 		return Server{}, fmt.Errorf("server %q: %s (want https://HOST/PATH, ssh://USER@HOST or USER@HOST)", s, why)
+	}
+	if len(s) > maxServer {
+		return bad(fmt.Sprintf("longer than %d bytes", maxServer))
 	}
 	if !strings.Contains(s, "://") {
 		if user, host, ok := strings.Cut(s, "@"); !ok || !plainName(user) || !plainName(host) {

@@ -89,6 +89,10 @@ func (u *Updater) BootFailed(ctx context.Context) error {
 	if err != nil {
 		return s.explain(err)
 	}
+	if len(plan) == 0 {
+		u.Progress.Note("slot %s (%s) has proved itself in this boot: it stays up", s.d.Running, s.version(s.d.Running))
+		return nil
+	}
 	reboot := false
 	var failed error
 	for _, st := range plan {

@@ -65,10 +65,18 @@ func (s *session) want() (want, error) {
 
 // client makes the client for the configured server.
 func (s *session) client() (*repository.Client, error) {
-	if s.Config.Server == "" {
+	cache := s.Trust.Cache
+	if cache != "" && os.MkdirAll(cache, 0o700) != nil {
+		cache = "" // it only saves bytes, and --read works for others than root
+	}
+	return s.clientOf(s.Config.Server, cache)
+}
+
+func (s *session) clientOf(address, cache string) (*repository.Client, error) {
+	if address == "" {
 		return nil, cli.Refuse(cli.Usage, errors.New("no update server is configured"), "set `server:` in "+ConfigFile+" or give --server")
 	}
-	server, err := ParseServer(s.Config.Server)
+	server, err := ParseServer(address)
 	if err != nil {
 		return nil, err
 	}
@@ -79,10 +87,6 @@ func (s *session) client() (*repository.Client, error) {
 	root, err := os.ReadFile(s.Trust.Root)
 	if err != nil {
 		return nil, fmt.Errorf("read trusted root metadata: %w", err)
-	}
-	cache := s.Trust.Cache
-	if cache != "" && os.MkdirAll(cache, 0o700) != nil {
-		cache = "" // it only saves bytes, and --read works for others than root
 	}
 	own := s.manifests[s.d.Running]
 	return &repository.Client{

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -271,12 +272,13 @@ func firstWords(text string, i int, suffix string) []string {
 }
 
 // runningJobs returns the jobs that something waits on: lines of
-// `JOB UNIT TYPE STATE` whose state is running, without our own unit.
+// `JOB UNIT TYPE STATE` whose state is running, without those that wait or act here.
 func runningJobs(text string) []string {
+	own := []string{"os-update-commit.service", "os-update-boot-failed.service"}
 	var out []string
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
-		if len(f) == 4 && f[3] == "running" && !strings.HasPrefix(f[1], "os-update-") {
+		if len(f) == 4 && f[3] == "running" && !slices.Contains(own, f[1]) {
 			out = append(out, f[1]+" not finished ("+f[2]+")")
 		}
 	}

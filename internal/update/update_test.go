@@ -591,6 +591,23 @@ func TestBootFailedOfACommittedSlot(t *testing.T) {
 	}
 }
 
+// A time limit that runs out while the commit is written comes too late to matter.
+func TestBootFailedAfterTheCommit(t *testing.T) {
+	l := newLab(t)
+	l.publish("2")
+	l.apply(ApplyOptions{})
+	l.kexec()
+	l.commit()
+	record := l.record()
+	l.must(l.u.BootFailed(t.Context()))
+	if l.machine.rebooted || !strings.Contains(l.notes.String(), "has proved itself in this boot") {
+		t.Errorf("after the commit: rebooted %v, said %q, want it to stay up", l.machine.rebooted, l.notes)
+	}
+	if got := l.record(); got.Seq != record.Seq {
+		t.Errorf("record = %+v, want no new one", got)
+	}
+}
+
 func TestBootFailedWithEverythingBroken(t *testing.T) {
 	l := newLab(t)
 	l.publish("2")

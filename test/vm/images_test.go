@@ -187,6 +187,13 @@ func (l *lab) sick(t testing.TB) *built {
 	}, "units"))
 }
 
+// deaf never gets an address.
+func (l *lab) deaf(t testing.TB) *built {
+	return l.build(t, "2.3.0",
+		set([]any{"systemd-logind.service", "systemd-networkd.service", "systemd-networkd.socket"}, "units", "mask"),
+		set("60s", "boot", "health_timeout"))
+}
+
 // hung has an init that never gets anywhere.
 func (l *lab) hung(t testing.TB) *built {
 	return l.build(t, "2.2.0", addFile(map[string]any{

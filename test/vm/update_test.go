@@ -155,6 +155,7 @@ func TestFailedTrial(t *testing.T) {
 			v.Boot(t)
 		}, "trial of 2.0.0"},
 		{"health", l.sick, nil, "test-health.service"},
+		{"no network", l.deaf, nil, "os-update-confirm.service"},
 		{"hang", l.hung, func(t *testing.T, v *vmtest.VM) {
 			v.Expect(t, `test: this init hangs`, limit)
 		}, "trial of 2.2.0"},
