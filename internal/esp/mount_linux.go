@@ -1,31 +1,56 @@
 package esp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/OSInside/eos/internal/detach"
+	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sys/unix"
 )
 
 // Mount opens the FAT file system on device without attaching it anywhere: no
 // other process can see or hold it, and the kernel drops it when the last file
 // descriptor goes, so a killed program leaves no mount behind. Reading mounts
-// read only, so that looking at a device never writes to it.
+// read only, so that looking at a device never writes to it. Writing waits up to
+// [BusyWait] for others who read.
 func Mount(device string, write bool) (*Volume, error) {
 	ro := !write
 	f, err := mountFAT(device, ro)
-	if ro && errors.Is(err, unix.EBUSY) {
+	switch busy := errors.Is(err, unix.EBUSY); {
+	case busy && ro:
 		// Somebody has it mounted for writing (an apply that runs, or an
 		// operator). The kernel lets us share it only the same way; nothing is
 		// written through ours.
 		f, err = mountFAT(device, false)
+	case busy:
+		// Somebody looks at it, most likely `os-update --status`. A commit must not
+		// come to grief over that.
+		f, err = waitFAT(device)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("mount EFI system partition %s: %w", device, err)
 	}
 	return &Volume{dir: detach.Path(f), mnt: f, name: device}, nil
+}
+
+// BusyWait is how long a write waits for readers. They hold the volume for the time it
+// takes to read two kernel images.
+const BusyWait = 30 * time.Second
+
+func waitFAT(device string) (*os.File, error) {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = 5*time.Millisecond, 50*time.Millisecond
+	return backoff.Retry(context.Background(), func() (*os.File, error) {
+		f, err := mountFAT(device, false)
+		if err != nil && !errors.Is(err, unix.EBUSY) {
+			err = backoff.Permanent(err)
+		}
+		return f, err
+	}, backoff.WithBackOff(pauses), backoff.WithMaxElapsedTime(BusyWait))
 }
 
 func mountFAT(device string, readOnly bool) (*os.File, error) {

@@ -157,13 +157,15 @@ func complaint(said string) string {
 // the same for every builder who got the same packages.
 func (a *rootArchive) sourceEpoch(t *tree) time.Time {
 	newest := time.Unix(0, 0)
+	// The archive has whole seconds: what was made in the second it was begun in looks older.
+	started := a.Started.Truncate(time.Second)
 	for _, p := range t.names() {
 		// Configuration of the bootstrap, such as the list of mirrors, is below /etc.
 		n := t.nodes[p]
 		if !strings.HasPrefix(p, "/usr/") || n.typ != '0' {
 			continue
 		}
-		if n.mtime.Before(a.Started) && n.mtime.After(newest) {
+		if n.mtime.Before(started) && n.mtime.After(newest) {
 			newest = n.mtime
 		}
 	}

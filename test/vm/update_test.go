@@ -258,6 +258,24 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// Somebody who looks at the boot partition meanwhile holds nothing up for good: least of all
+// a commit, which would end a trial that is healthy.
+func TestWatched(t *testing.T) {
+	l := theLab(t)
+	v := l.booted(t, 7)
+	s := l.serve(t, l.publish(t, l.v2(t)))
+	v.MustSSH(t, `set -e
+		esp=$(sed -n 's/.*"esp": *"\([^"]*\)".*/\1/p' /run/eos/boot.json)
+		mkdir /run/watch && mount -o ro "$esp" /run/watch
+		(sleep 8; umount /run/watch) </dev/null >/dev/null 2>&1 &`)
+	v.MustSSH(t, "os-update --apply --download-only --server "+s.URL())
+	v.MustSSH(t, "(while :; do os-update --status; done) </dev/null >/dev/null 2>&1 &")
+	apply(t, v, s)
+	v.WaitReboot(t, limit)
+	v.MustSSH(t, "(while :; do os-update --status --json; done) </dev/null >/dev/null 2>&1 &")
+	wantRunning(t, v, settled(t, v), bootstate.B, "2.0.0")
+}
+
 // Nothing below / can be written but tmpfs.
 func TestReadOnly(t *testing.T) {
 	l := theLab(t)
