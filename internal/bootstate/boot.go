@@ -85,8 +85,8 @@ func Decide(s State, usable func(Slot) bool) (next State, boot Slot, why Reason)
 	return s, None, ReasonNothing
 }
 
-// BootUnreadable is what the boot loader does when the boot state cannot be read:
-// slot A if it can be started, else slot B. Nothing is saved. eos-init refuses a
+// BootUnreadable is what the boot loader does when neither the boot state nor its copy
+// can be read: slot A if it can be started, else slot B. Nothing is saved. eos-init refuses a
 // slot whose image is not complete and signed.
 func BootUnreadable(usable func(Slot) bool) (boot Slot, why Reason) {
 	for _, x := range []Slot{A, B} {

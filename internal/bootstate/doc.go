@@ -12,7 +12,9 @@
 //
 // Crash promise: all variables lie in the first 512 bytes and the file is
 // overwritten in place, so a change is one sector: after a cut the file holds the
-// old state or the new one. Concurrent writers must be kept apart by the caller.
+// old state or the new one. On a medium that can lose the sector it was writing, the
+// copy ([Files]), which is written after it, still holds the old state. Concurrent
+// writers must be kept apart by the caller.
 //
 // The format is frozen: the GRUB on a device is never rewritten, and a slot that is
 // rolled back to must still understand what a newer one wrote.

@@ -7,6 +7,10 @@ import (
 	"os"
 )
 
+// Files are the names of the boot state's file and of its copy, in the order in which both
+// are written and read: the copy counts where the first cannot be read.
+var Files = [2]string{"bootstate", "bootstate2"}
+
 // ReadFile reads the boot state from path.
 func ReadFile(path string) (State, error) {
 	b, err := os.ReadFile(path)

@@ -9,30 +9,46 @@ import (
 	"github.com/OSInside/eos/internal/slot"
 )
 
-const (
-	stateName  = folder + "/bootstate"
-	recordName = folder + "/record"
-)
+const recordName = folder + "/record"
 
-// State reads the boot state.
-func (v *Volume) State() (bootstate.State, error) {
-	return bootstate.ReadFile(v.Path(stateName))
+// stateNames are the boot state's file and its copy.
+func stateNames() [2]string {
+	return [2]string{folder + "/" + bootstate.Files[0], folder + "/" + bootstate.Files[1]}
 }
 
-// SetState writes the boot state in place and waits until it is on the disk. A
-// file that is missing or has the wrong size is made anew: there is nothing in
-// it that could still be lost.
+// State reads the boot state as the boot loader does: from the copy, where the file
+// cannot be read. Only if neither can be read is that an error.
+func (v *Volume) State() (bootstate.State, error) {
+	var errs []error
+	for _, name := range stateNames() {
+		s, err := bootstate.ReadFile(v.Path(name))
+		if err == nil {
+			return s, nil
+		}
+		errs = append(errs, err)
+	}
+	return bootstate.State{}, errors.Join(errs...)
+}
+
+// SetState writes the boot state in place, then its copy, and waits until each is on
+// the disk: at no moment are both at risk. A file that is missing or has the wrong size
+// is made anew: there is nothing in it that could still be lost.
 func (v *Volume) SetState(s bootstate.State) error {
 	if err := s.Check(); err != nil {
 		return fmt.Errorf("write boot state: %w", err)
 	}
-	if err := v.shape(stateName, bootstate.BlockSize, s.Marshal()); err != nil {
-		return fmt.Errorf("write boot state: %w", err)
+	for _, name := range stateNames() {
+		if err := v.shape(name, bootstate.BlockSize, s.Marshal()); err != nil {
+			return fmt.Errorf("write boot state: %w", err)
+		}
+		if err := bootstate.WriteFile(v.Path(name), s); err != nil {
+			return err
+		}
+		if err := v.flush(); err != nil {
+			return err
+		}
 	}
-	if err := bootstate.WriteFile(v.Path(stateName), s); err != nil {
-		return err
-	}
-	return v.flush()
+	return nil
 }
 
 // Record reads the device record. With an error the zero record is returned,

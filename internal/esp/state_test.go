@@ -1,8 +1,10 @@
 package esp_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/OSInside/eos/internal/bootstate"
@@ -54,8 +56,14 @@ func TestSetStateRepairsSize(t *testing.T) {
 		if err := os.Truncate(v.Path("EFI/eos/bootstate"), size); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := v.State(); err == nil {
-			t.Errorf("State() of %d bytes = nil error", size)
+		if got, err := v.State(); err != nil || got != bootstate.Factory() {
+			t.Errorf("State() of %d bytes = %+v, %v, want the copy", size, got, err)
+		}
+		if err := os.Truncate(v.Path("EFI/eos/bootstate2"), size); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.State(); err == nil || !strings.Contains(err.Error(), "bootstate2") {
+			t.Errorf("State() of %d bytes and of a copy like it = %v, want an error about both", size, err)
 		}
 		want := bootstate.Factory()
 		want.A.Good = true
@@ -64,6 +72,47 @@ func TestSetStateRepairsSize(t *testing.T) {
 		}
 		if got, err := v.State(); err != nil || got != want {
 			t.Errorf("State() after repair of %d bytes = %+v, %v, want %+v", size, got, err, want)
+		}
+	}
+}
+
+// At every moment of a write one of the two files holds a whole state: the old or the new.
+func TestSetStateHasACopy(t *testing.T) {
+	before, after := bootstate.Factory(), bootstate.Factory()
+	after.A.Good = true
+	rubbish := bytes.Repeat([]byte{0xa5}, bootstate.BlockSize)
+	for _, c := range []struct {
+		name        string
+		file, copy  []byte
+		want        bootstate.State
+		nothingLeft bool
+	}{
+		{"before", before.Marshal(), before.Marshal(), before, false},
+		{"file lost", rubbish, before.Marshal(), before, false},
+		{"between", after.Marshal(), before.Marshal(), after, false},
+		{"copy lost", after.Marshal(), rubbish, after, false},
+		{"after", after.Marshal(), after.Marshal(), after, false},
+		{"both lost", rubbish, rubbish, before, true},
+	} {
+		v := esp.Dir(t.TempDir())
+		if err := v.SetState(before); err != nil {
+			t.Fatal(err)
+		}
+		for i, b := range [][]byte{c.file, c.copy} {
+			if err := os.WriteFile(v.Path("EFI/eos/"+bootstate.Files[i]), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := v.State(); (err != nil) != c.nothingLeft || err == nil && got != c.want {
+			t.Errorf("%s: State() = %+v, %v, want %+v", c.name, got, err, c.want)
+		}
+		if err := v.SetState(after); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range bootstate.Files {
+			if got, err := bootstate.ReadFile(v.Path("EFI/eos/" + name)); err != nil || got != after {
+				t.Errorf("%s: %s after SetState = %+v, %v, want it healed", c.name, name, got, err)
+			}
 		}
 	}
 }

@@ -60,6 +60,7 @@ func TestBootLoader(t *testing.T) {
 		// want are parts of lines that have to appear on the console in this order.
 		want []string
 		last *bootstate.State // nil: the state must not have been touched
+		copy *bootstate.State // the same of its copy
 	}{
 		{
 			name: "trial once then the default to its last resort",
@@ -95,7 +96,19 @@ func TestBootLoader(t *testing.T) {
 		{
 			name:  "boot state of zeros and slot a with an empty checksum file",
 			files: map[string][]byte{"bootstate": make([]byte, 1024), "a.sum": nil},
-			want:  []string{"the boot state cannot be read", "EOS: slot b (unreadable boot state)", "KERNEL B"},
+			want:  []string{"/bootstate cannot be read", "/bootstate2 cannot be read", "EOS: no boot state", "EOS: slot b (unreadable boot state)", "KERNEL B"},
+		},
+		{
+			name: "boot state of noise and a copy that counts down",
+			files: map[string][]byte{
+				"bootstate":  bytes.Repeat([]byte{0xa5}, 1024),
+				"bootstate2": bootstate.State{Default: bootstate.B, A: committed(3, true), B: committed(1, false)}.Marshal(),
+			},
+			want: []string{
+				"/bootstate cannot be read", "EOS: slot b (tries left 0)", "KERNEL B",
+				"/bootstate cannot be read", "EOS: slot a (fallback from slot b, tries left 3)", "KERNEL A",
+			},
+			copy: &bootstate.State{Default: bootstate.B, Booted: bootstate.A, A: committed(3, false), B: committed(0, false)},
 		},
 		{
 			name: "nothing to start",
@@ -130,16 +143,22 @@ func TestBootLoader(t *testing.T) {
 					t.Log(line)
 				}
 			}
-			got, err := os.ReadFile(fromESP(t, tree, img, Dir+"/bootstate"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			expect := c.files["bootstate"]
-			if c.last != nil {
-				expect = c.last.Marshal()
-			}
-			if !bytes.Equal(got, expect) {
-				t.Errorf("boot state on the disk is %.200q, want %.200q", got, expect)
+			for i, last := range []*bootstate.State{c.last, c.copy} {
+				name := bootstate.Files[i]
+				expect := c.files[name]
+				if last != nil {
+					expect = last.Marshal()
+				}
+				if expect == nil {
+					continue // there is no copy
+				}
+				got, err := os.ReadFile(fromESP(t, tree, img, Dir+"/"+name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(got, expect) {
+					t.Errorf("%s on the disk is %.200q, want %.200q", name, got, expect)
+				}
 			}
 		})
 	}

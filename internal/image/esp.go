@@ -105,11 +105,14 @@ func espFiles(ctx context.Context, tools *toolstree.Tree, dir, grub, uki, diskGU
 	}
 	recordFile := make([]byte, slot.RecordSize)
 	copy(recordFile[off:], half)
-	for name, data := range map[string][]byte{
-		"EFI/eos/a.sum":     []byte(sum + "  /EFI/eos/a.efi\n"),
-		"EFI/eos/bootstate": bootstate.Factory().Marshal(),
-		"EFI/eos/record":    recordFile,
-	} {
+	small := map[string][]byte{
+		"EFI/eos/a.sum":  []byte(sum + "  /EFI/eos/a.efi\n"),
+		"EFI/eos/record": recordFile,
+	}
+	for _, name := range bootstate.Files {
+		small["EFI/eos/"+name] = bootstate.Factory().Marshal()
+	}
+	for name, data := range small {
 		path := filepath.Join(dir, strings.ReplaceAll(name, "/", "_"))
 		if err := os.WriteFile(path, data, 0o644); err != nil {
 			return nil, err

@@ -16,7 +16,7 @@ import (
 
 // The files on the EFI system partition.
 const (
-	stateFile  = "EFI/eos/bootstate"
+	stateDir   = "EFI/eos/"
 	recordFile = "EFI/eos/record"
 	loaderFile = "EFI/BOOT/BOOTX64.EFI"
 )
@@ -111,17 +111,36 @@ func kernel(v *volume, s bootstate.Slot) Check {
 	return Check{Verdict: Good}
 }
 
+// readState returns nil and why if the file holds no boot state.
+func readState(v *volume, name string) (*bootstate.State, error) {
+	raw, err := readFile(v, stateDir+name, bootstate.BlockSize)
+	if err != nil {
+		return nil, err
+	}
+	s, err := bootstate.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
 // boot reads boot state and record, and says what is wrong with them and with
 // slots that are to be started.
 func (i *inspector) boot(v *volume) {
 	b := &Boot{}
 	i.report.Boot = b
-	if raw, err := readFile(v, stateFile, bootstate.BlockSize); err != nil {
+	state, err := readState(v, bootstate.Files[0])
+	if err != nil {
 		b.StateError = err.Error()
-	} else if s, err := bootstate.Parse(raw); err != nil {
-		b.StateError = err.Error()
-	} else {
-		b.State = &s
+		i.problem("boot state: %s", b.StateError)
+	}
+	dup, err := readState(v, bootstate.Files[1])
+	if err != nil {
+		b.CopyError = err.Error()
+		i.problem("copy of the boot state: %s", b.CopyError)
+	}
+	if b.State = state; b.State == nil {
+		b.State = dup
 	}
 	if raw, err := readFile(v, recordFile, slot.RecordSize); err != nil {
 		b.RecordError = err.Error()
@@ -138,7 +157,6 @@ func (i *inspector) boot(v *volume) {
 		i.problem("device record: %s", b.RecordError)
 	}
 	if b.State == nil {
-		i.problem("boot state: %s", b.StateError)
 		b.Next, b.Reason = bootstate.BootUnreadable(usable)
 		return
 	}

@@ -65,7 +65,8 @@ type Report struct {
 type Boot struct {
 	State       *bootstate.State `json:"state,omitempty"`
 	StateError  string           `json:"state_error,omitempty"`
-	Next        bootstate.Slot   `json:"next"` // what the boot loader starts next
+	CopyError   string           `json:"copy_error,omitempty"` // of the state's copy
+	Next        bootstate.Slot   `json:"next"`                 // what the boot loader starts next
 	Reason      bootstate.Reason `json:"reason"`
 	Record      *slot.Record     `json:"record,omitempty"`
 	RecordError string           `json:"record_error,omitempty"`

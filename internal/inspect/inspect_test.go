@@ -87,14 +87,18 @@ size=512K, name="p.spare", uuid=41111111-2222-3333-4444-555555555555
 	}
 	run("mkfs.vfat", "-F", "32", "-n", "EFI", esp)
 	run("mmd", "-i", esp, "::EFI", "::EFI/BOOT", "::EFI/eos", "::EFI/eos/a.efi.extra.d")
-	for name, content := range map[string][]byte{
-		"BOOT/BOOTX64.EFI": []byte("GRUB"),
-		"eos/a.efi":        kernel,
-		"eos/a.sum":        fmt.Appendf(nil, "%x  /EFI/eos/a.efi\n", sha256.Sum256(kernel)),
-		"eos/bootstate":    state.Marshal(),
-		"eos/record":       record,
+	for _, f := range []struct {
+		name    string
+		content []byte
+	}{
+		{"BOOT/BOOTX64.EFI", []byte("GRUB")},
+		{"eos/a.efi", kernel},
+		{"eos/a.sum", fmt.Appendf(nil, "%x  /EFI/eos/a.efi\n", sha256.Sum256(kernel))},
+		{"eos/bootstate", state.Marshal()},
+		{"eos/bootstate2", state.Marshal()},
+		{"eos/record", record},
 	} {
-		run("mcopy", "-i", esp, file("content", content), "::EFI/"+name)
+		run("mcopy", "-i", esp, file("content", f.content), "::EFI/"+f.name)
 	}
 	b, err := os.ReadFile(disk)
 	if err != nil {
@@ -223,12 +227,17 @@ no problems found
 // testFaults breaks a copy of the disk in one place and expects to hear of it,
 // and of nothing else.
 func testFaults(t *testing.T, disk []byte) {
-	find := func(text string) int {
-		at := bytes.Index(disk, []byte(text))
-		if at < 0 || bytes.Contains(disk[at+1:], []byte(text)) {
-			t.Fatalf("%q is not on the disk exactly once", text)
+	var stateAt []int // of the boot state and its copy, which were written in this order
+	for from := 0; ; {
+		i := bytes.Index(disk[from:], []byte("default=a"))
+		if i < 0 {
+			break
 		}
-		return at
+		stateAt = append(stateAt, from+i)
+		from += i + 1
+	}
+	if len(stateAt) != 2 {
+		t.Fatalf("boot states on the disk at %d, want two", stateAt)
 	}
 	type patch struct {
 		at    int
@@ -266,7 +275,8 @@ func testFaults(t *testing.T, disk []byte) {
 		{"slot b is empty", empty(slotB), nil},
 		{"kernel", flip(kernel), []string{"boot state: the boot loader has no slot to start",
 			"slot a: it is committed and its kernel image cannot be started: EFI/eos/a.efi is not what EFI/eos/a.sum says"}},
-		{"boot state", flip(find("default=a")), []string{"boot state: "}},
+		{"boot state", flip(stateAt[0]), []string{"boot state: "}},
+		{"copy of the boot state", flip(stateAt[1]), []string{"copy of the boot state: "}},
 		{"EFI system partition", flip(espAt + 510), []string{"EFI system partition: damaged FAT filesystem"}},
 	} {
 		apply(tt.edit.at, tt.edit.bytes)

@@ -67,7 +67,7 @@ func key(m *machine) string {
 		}
 		return "none"
 	}
-	k := fmt.Sprintf("%+v %s", m.state, m.running)
+	k := fmt.Sprintf("%+v %+v %v %s", m.state, m.copy, m.lost, m.running)
 	for i := range m.slots {
 		fits := m.slots[i].manifest != nil && m.kernels[i].of == *m.slots[i].manifest
 		k += fmt.Sprintf(" %s %v %v %v", class(m.slots[i]), m.kernels[i].sumOK, fits, m.proven[i] != nil)

@@ -23,7 +23,9 @@ func (c content) complete() bool { return c.manifest != nil && *c.manifest == c.
 
 // disk models what survives a cut.
 type disk struct {
-	state   bootstate.State
+	state   bootstate.State // what can be read: of the file, or of the copy once that is lost
+	copy    bootstate.State // as the system wrote it last; the boot loader leaves it alone
+	lost    bool            // the file cannot be read
 	record  [slot.RecordSize]byte
 	slots   [2]content
 	kernels [2]kernel
@@ -58,7 +60,7 @@ func image(n int) slot.Image {
 func factory() machine {
 	v := image(0)
 	m := machine{}
-	m.state = bootstate.Factory()
+	m.state, m.copy = bootstate.Factory(), bootstate.Factory()
 	m.slots[0] = content{manifest: &v, data: v}
 	m.kernels[0] = kernel{of: v, sumOK: true}
 	m.proven[0] = &v
@@ -93,6 +95,9 @@ func (m *machine) powerOn() []bootstate.Slot {
 	for range 20 {
 		next, x := bootstate.Boot(m.state, m.usable)
 		m.state = next
+		if m.lost {
+			m.copy = next
+		}
 		m.bootID++
 		if x == bootstate.None {
 			return tried
@@ -111,11 +116,14 @@ func (m *machine) do(st slot.Step, img slot.Image, torn bool) {
 	x := at(st.Slot)
 	switch st.Kind {
 	case slot.WriteState:
-		if torn { // one sector: all or nothing
+		if torn {
+			// All or nothing is the cut before or after. This is a medium that
+			// loses the sector it was writing.
+			m.state, m.lost = m.copy, true
 			return
 		}
 		m.trackProof(st.State)
-		m.state = st.State
+		m.state, m.copy, m.lost = st.State, st.State, false
 	case slot.StoreRecord:
 		r := st.Record
 		old, _ := slot.ParseRecord(m.record[:])

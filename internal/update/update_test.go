@@ -694,6 +694,10 @@ func TestLostBootState(t *testing.T) {
 	l := newLab(t)
 	l.update("2")
 	l.must(os.WriteFile(l.machine.esp+"/EFI/eos/bootstate", []byte("rubbish"), 0o600))
+	if st := l.u.Status(); len(st.Problems) != 0 || st.Default != "b" {
+		t.Errorf("Status with a copy of the boot state = %+v, want what the copy says", st)
+	}
+	l.must(os.WriteFile(l.machine.esp+"/EFI/eos/bootstate2", []byte("rubbish"), 0o600))
 	if st := l.u.Status(); len(st.Problems) == 0 || st.Default != "" {
 		t.Errorf("Status with a lost boot state = %+v, want it said", st)
 	}

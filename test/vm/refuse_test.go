@@ -16,9 +16,7 @@ import (
 )
 
 // What is refused before the first byte of the other slot is written, each in its own words.
-// The repositories are signed by the right people: it is the device that must say no. An image
-// without a signature cannot be published at all; that the device would refuse it too is a
-// test of package update.
+// The repositories are signed by the right people: it is the device that must say no.
 func TestRefusals(t *testing.T) {
 	l := theLab(t)
 	v := l.booted(t, 7)
@@ -36,12 +34,14 @@ func TestRefusals(t *testing.T) {
 		change      func(m *slotimage.Manifest)
 		blocks      int
 		key         ed25519.PrivateKey
+		unsigned    bool
 	}{
 		{name: "older", code: 4, words: "older", change: func(m *slotimage.Manifest) { m.Version = "0.9" }},
 		{name: "other class", code: 4, words: "class", change: func(m *slotimage.Manifest) { m.Class = "toaster" }},
 		{name: "other architecture", code: 4, words: "arm64", change: func(m *slotimage.Manifest) { m.Arch = "arm64" }},
 		{name: "larger than the slot", code: 4, words: "larger than", blocks: 280 << 20 / slotimage.BlockSize},
 		{name: "wrong key", code: 6, words: "key", key: stranger},
+		{name: "unsigned", code: 6, words: "not signed", unsigned: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := slotimage.Manifest{Name: "minimal", Class: "generic-x86_64", Arch: "amd64", Version: "9.9", BuildID: fmt.Sprintf("%064x", 9), Built: time.Now().Unix()}
@@ -52,7 +52,11 @@ func TestRefusals(t *testing.T) {
 			if signer == nil {
 				signer = image.Key
 			}
-			s := l.serve(t, l.forge(t, m, max(c.blocks, 16), signer))
+			repo := l.forge(t, m, max(c.blocks, 16), signer)
+			if c.unsigned {
+				l.unsign(t, repo)
+			}
+			s := l.serve(t, repo)
 			// Every forged repository is at version 1 of its metadata; what the last one
 			// said must not be taken for this one's.
 			v.MustSSH(t, "rm -rf /run/os-update")
