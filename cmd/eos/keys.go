@@ -52,7 +52,8 @@ func newKeysNewCommand(env *cli.Env) *cobra.Command {
   targets  signs which images a repository has; eos publish uses it
   online   signs that a repository is fresh; eos publish uses it
 
-Files that are there are never replaced: if one is in the way, nothing is made at all. Keep
+Files that are there are never replaced: if one is in the way, nothing is made at all, except
+that root.json is made where only that is missing. Keep
 copies of image.key and root.key where no network reaches them: devices in the field accept
 nothing that these have not signed.
 
@@ -101,13 +102,21 @@ func newKeys(dir string, names []string, whole bool) error {
 	if whole {
 		files = append(files, repository.RootFile)
 	}
+	var there []string
 	for _, file := range files {
 		path := filepath.Join(dir, file)
 		if _, err := os.Lstat(path); err == nil {
-			return existing(&fs.PathError{Op: "make", Path: path, Err: fs.ErrExist})
+			there = append(there, path)
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("make keys: %w", err)
 		}
+	}
+	if whole && len(there) == len(files)-1 && filepath.Base(there[len(there)-1]) != repository.RootFile {
+		// Every key, made one by one or by a call that was cut short.
+		return writeRoot(dir)
+	}
+	if len(there) > 0 {
+		return existing(&fs.PathError{Op: "make", Path: there[0], Err: fs.ErrExist})
 	}
 	for _, name := range names {
 		if err := key.Generate(dir, name); errors.Is(err, fs.ErrExist) {
@@ -119,6 +128,10 @@ func newKeys(dir string, names []string, whole bool) error {
 	if !whole {
 		return nil
 	}
+	return writeRoot(dir)
+}
+
+func writeRoot(dir string) error {
 	return repository.WriteRoot(dir, time.Now().Add(repository.RootLifetime))
 }
 

@@ -3,7 +3,6 @@ package chunk
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 )
@@ -309,7 +308,7 @@ func readFull(r io.Reader, b []byte) error {
 
 // unexpected makes an early end an error that nobody takes for a normal one.
 func unexpected(err error) error {
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF { // not one that is somebody's cause: that one has more to say
 		return io.ErrUnexpectedEOF
 	}
 	return err
