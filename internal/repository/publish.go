@@ -128,6 +128,23 @@ type Publication struct {
 	Versions Floors `json:"versions"`
 }
 
+// begin keeps other publishers away until unlock, and reads the metadata, which keys must be
+// able to sign.
+func (r *Repository) begin(ctx context.Context, keys Signers) (st *state, unlock func() error, err error) {
+	unlock, err = r.store.Lock(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err = load(ctx, r.store)
+	if err == nil {
+		err = st.check(keys)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, unlock())
+	}
+	return st, unlock, nil
+}
+
 // Publish adds the slot images in files. Each is verified completely first. If
 // one cannot be published, none is. A version that is there already with the
 // same content stays as it is; with other content it is ErrPublished.
@@ -136,18 +153,11 @@ func (r *Repository) Publish(ctx context.Context, files []string, opts PublishOp
 		return nil, fmt.Errorf("publish: %w", ErrNoKeys)
 	}
 	opts = opts.withDefaults()
-	unlock, err := r.store.Lock(ctx)
+	st, unlock, err := r.begin(ctx, opts.Keys)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	st, err := load(ctx, r.store)
-	if err != nil {
-		return nil, err
-	}
-	if err := st.check(opts.Keys); err != nil {
-		return nil, err
-	}
 	var prepared []*prepared
 	for _, file := range files {
 		p, err := prepare(ctx, file, opts)
@@ -191,18 +201,11 @@ func (r *Repository) Refresh(ctx context.Context, opts PublishOptions) (*Publica
 		return nil, fmt.Errorf("refresh: %w", ErrNoKeys)
 	}
 	opts = opts.withDefaults()
-	unlock, err := r.store.Lock(ctx)
+	st, unlock, err := r.begin(ctx, opts.Keys)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	st, err := load(ctx, r.store)
-	if err != nil {
-		return nil, err
-	}
-	if err := st.check(opts.Keys); err != nil {
-		return nil, err
-	}
 	now := opts.Now()
 	due := st.timestamp.Signed.Version == 0 || now.Add(opts.Expiry.withDefaults().Targets/2).After(st.targets.Signed.Expires)
 	if due && opts.Keys.Targets == nil && !st.targets.Signed.Expires.After(now) {
