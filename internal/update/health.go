@@ -8,13 +8,15 @@ import (
 	"time"
 
 	"github.com/OSInside/eos/internal/bootstate"
+	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/slot"
 )
 
 // How long the operations of the boot wait for the lock. Commit must not be
-// taken for ill health because somebody asks for updates at the same moment.
+// taken for ill health because somebody asks for updates at the same moment, of
+// a server that does not answer; the time limit of its unit is what ends it.
 const (
-	commitWait = time.Minute
+	commitWait = time.Hour
 	failedWait = 20 * time.Second
 )
 
@@ -32,7 +34,7 @@ type CommitResult struct {
 // changes nothing.
 func (u *Updater) Commit(ctx context.Context) (*CommitResult, error) {
 	var res *CommitResult
-	err := u.locked(ctx, commitWait, func() error {
+	commit := func() error {
 		s, err := u.begin(ctx)
 		if err != nil {
 			return err
@@ -53,7 +55,13 @@ func (u *Updater) Commit(ctx context.Context) (*CommitResult, error) {
 			res.Outcome = "good"
 		}
 		return nil
-	})
+	}
+	err := u.locked(ctx, 0, commit)
+	var busy *cli.Error
+	if errors.As(err, &busy) && busy.Code == cli.Locked {
+		u.Progress.Note("%v; waiting for it to end", err)
+		err = u.locked(ctx, commitWait, commit)
+	}
 	return res, err
 }
 
