@@ -1,0 +1,38 @@
+package vm_test
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/OSInside/eos/internal/vm/vmtest"
+)
+
+// An image as devices in the field get it, built without --dev: it boots, proves itself, and
+// lets nobody in, neither by ssh nor at the console.
+func TestFieldImage(t *testing.T) {
+	l := theLab(t)
+	out := filepath.Join(l.dir, "field")
+	if _, err := l.eos("build", "-f", filepath.Join(l.root, "images/minimal.yaml"), "-o", out); err != nil {
+		t.Fatal(err)
+	}
+	v := vmtest.Start(t, vmtest.Config{Image: filepath.Join(out, "minimal-1.0.0.raw"), Key: l.sshKey(t)})
+	v.Expect(t, `Finished .*os-update-commit\.service`, limit)
+
+	ctx, cancel := context.WithTimeout(t.Context(), vmtest.Slow(time.Minute))
+	defer cancel()
+	r, err := v.TryRun(ctx, "id", nil)
+	if err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
+		t.Errorf("ssh with the developer's key: %+v, %v, want it turned away", r, err)
+	}
+	v.Send(t, "\r\rroot\r")
+	time.Sleep(5 * time.Second) // for an answer that must not come
+	console := v.Console(t)
+	for _, bad := range []string{"login:", "Password:", "Press Enter for maintenance", "automatic login"} {
+		if strings.Contains(console, bad) {
+			t.Errorf("the console says %q", bad)
+		}
+	}
+}
