@@ -87,10 +87,16 @@ func (p *plug) life(t *testing.T, n int64) {
 		if p.done.Add(1) > int64(*cuts) {
 			break
 		}
-		moment := time.Duration(rnd.Float64() * 1.1 * float64(p.span))
+		began := time.Now()
 		v.MustSSH(t, "systemd-run --quiet os-update --apply --server "+p.server.URL()+named)
-		time.Sleep(moment) // the random moment
-		console := lastLine(v.Console(t))
+		if rnd.Float64() < commitShare {
+			// The trial commits when its network is up, which is when it answers.
+			v.WaitReboot(t, limit)
+			time.Sleep(time.Duration(rnd.Float64() * float64(commitWindow)))
+		} else {
+			time.Sleep(time.Duration(rnd.Float64() * 1.1 * float64(p.span)))
+		}
+		moment, console := time.Since(began), lastLine(v.Console(t))
 		v.PowerCut(t)
 
 		v.Boot(t)
