@@ -25,9 +25,10 @@ var (
 const perLife = 3
 
 // The plug is pulled at random moments of apply, trial and commit, of the first attempt and of
-// those that continue it. Whatever the moment: the machine boots a committed slot by itself,
-// and the update then completes. The disk loses, keeps and tears what was not flushed, by the
-// seed.
+// those that continue it; every third cut or so falls near the commit, a second or two that
+// uniform moments would seldom meet. Whatever the moment: the machine boots a committed slot
+// by itself, and the update then completes. The disk loses, keeps and tears what was not
+// flushed, by the seed.
 func TestPowerCuts(t *testing.T) {
 	l := theLab(t)
 	c := vmtest.Config{Image: l.v1(t).Raw, Key: l.sshKey(t)}
@@ -53,6 +54,12 @@ func TestPowerCuts(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// Near the commit: how often, and within what time of the trial's first answer.
+const (
+	commitShare  = 1.0 / 3
+	commitWindow = 8 * time.Second
+)
 
 // plug is what all lives share.
 type plug struct {
