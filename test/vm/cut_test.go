@@ -55,10 +55,11 @@ func TestPowerCuts(t *testing.T) {
 	wg.Wait()
 }
 
-// Near the commit: how often, and within what time of the trial's first answer.
+// Near the commit: how often, and how long after the trial's first answer at most, as a part
+// of the time that an update takes.
 const (
 	commitShare  = 1.0 / 3
-	commitWindow = 8 * time.Second
+	commitWindow = 1.0 / 3
 )
 
 // plug is what all lives share.
@@ -99,7 +100,7 @@ func (p *plug) life(t *testing.T, n int64) {
 		if rnd.Float64() < commitShare {
 			// The trial commits when its network is up, which is when it answers.
 			v.WaitReboot(t, limit)
-			time.Sleep(time.Duration(rnd.Float64() * float64(commitWindow)))
+			time.Sleep(time.Duration(rnd.Float64() * commitWindow * float64(p.span)))
 		} else {
 			time.Sleep(time.Duration(rnd.Float64() * 1.1 * float64(p.span)))
 		}
