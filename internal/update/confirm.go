@@ -7,8 +7,12 @@ import (
 	"time"
 )
 
-// confirmWait is the longest pause between two questions to a server.
-const confirmWait = 15 * time.Second
+// confirmWait is the longest pause between two rounds of questions, confirmLimit how long one
+// server may keep the next from being asked.
+const (
+	confirmWait  = 15 * time.Second
+	confirmLimit = 20 * time.Second
+)
 
 // ConfirmResult says what a confirmation found.
 type ConfirmResult struct {
@@ -82,6 +86,9 @@ func (s *session) ask(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
+	client.Retries = -1 // Confirm itself asks again
+	ctx, cancel := context.WithTimeout(ctx, confirmLimit)
+	defer cancel()
 	_, _, err = client.Refresh(ctx)
 	return err
 }
