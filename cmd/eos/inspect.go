@@ -103,12 +103,8 @@ func acceptedKeys(env *cli.Env, dir string, names []string) ([]key.Public, error
 // signsImages reports whether a key may sign images: it is not one of those with a role in
 // the repository.
 func signsImages(name string) bool {
-	for _, k := range keySet {
-		if k.name == name {
-			return name == "image"
-		}
-	}
-	return true
+	role := roleOf(name)
+	return role == "" || role == "image"
 }
 
 func count(n int, what string) string {

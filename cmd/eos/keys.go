@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -23,6 +24,16 @@ var keySet = []struct{ name, roles string }{
 	{"root", "repository root"},
 	{"targets", "repository targets"},
 	{"online", "repository snapshot, timestamp"},
+}
+
+// roleOf returns which of keySet a key is by its name, NAME or NAME-ANYTHING, or "".
+func roleOf(name string) string {
+	for _, k := range keySet {
+		if name == k.name || strings.HasPrefix(name, k.name+"-") {
+			return k.name
+		}
+	}
+	return ""
 }
 
 func newKeysCommand(env *cli.Env) *cobra.Command {
@@ -221,7 +232,7 @@ func listKeys(env *cli.Env, dir string, names []string, asJSON bool) error {
 func describeKey(dir string, k key.Public) keyInfo {
 	info := keyInfo{Name: k.Name, ID: k.ID, Public: filepath.Join(dir, k.Name+".pub")}
 	for _, s := range keySet {
-		if s.name == k.Name {
+		if s.name == roleOf(k.Name) {
 			info.Roles = s.roles
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -70,20 +69,13 @@ online.key only, and targets.key once in 90 days; publishing needs both.`,
 func runPublish(ctx context.Context, env *cli.Env, keys string, files []string, opts publishOptions) error {
 	progress := cli.NewProgress(env, opts.json)
 	defer progress.Done()
-	o := repository.PublishOptions{Progress: progress}
-	var err error
+	ring, err := repository.LoadKeyring(keys)
+	if err != nil {
+		return err
+	}
+	o := repository.PublishOptions{Keys: ring, Progress: progress}
 	if len(files) > 0 {
-		if o.Keys, err = repository.LoadSigners(keys); err != nil {
-			return err
-		}
 		if o.Accepted, err = imageKeys(keys); err != nil {
-			return err
-		}
-	} else {
-		if o.Keys, err = repository.LoadSigners(keys); errors.Is(err, repository.ErrNoKeys) {
-			o.Keys, err = repository.LoadOnline(keys)
-		}
-		if err != nil {
 			return err
 		}
 	}
@@ -151,7 +143,7 @@ func imageKeys(dir string) ([]ed25519.PublicKey, error) {
 	}
 	var keys []ed25519.PublicKey
 	for _, k := range all {
-		if !slices.Contains([]string{"root", "targets", "online"}, k.Name) {
+		if signsImages(k.Name) {
 			keys = append(keys, k.Key)
 		}
 	}

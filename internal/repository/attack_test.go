@@ -333,7 +333,7 @@ func TestKeyExchange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fresh := other.opts.Keys.Online
+	fresh := other.key(OnlineKey)
 	cache := t.TempDir()
 
 	// The fast-forward.
@@ -343,7 +343,11 @@ func TestKeyExchange(t *testing.T) {
 		t.Fatal(err)
 	}
 	st.timestamp.Signed.Version = 1 << 60
-	if err := st.write(t.Context(), r.store, s.opts.Keys, Expiry{}, s.now, false); err != nil {
+	by, err := st.signers(s.opts.Keys, metadata.SNAPSHOT, metadata.TIMESTAMP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.write(t.Context(), r.store, by, Expiry{}, s.now); err != nil {
 		t.Fatal(err)
 	}
 	c := s.client(server)
@@ -375,7 +379,7 @@ func TestKeyExchange(t *testing.T) {
 		}
 	}
 	opts := s.opts
-	opts.Keys.Online = fresh
+	opts.Keys = Keyring{s.key(TargetsKey), fresh}
 	if _, err := r.Publish(t.Context(), []string{s.slot("2")}, opts); err != nil {
 		t.Fatal(err)
 	}
@@ -402,7 +406,7 @@ func TestThreshold(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.nextRoot(func(m *metadata.RootType) {
-		k, err := metadata.KeyFromPublicKey(other.opts.Keys.Targets.Public())
+		k, err := metadata.KeyFromPublicKey(other.key(TargetsKey).Public())
 		if err != nil {
 			t.Fatal(err)
 		}

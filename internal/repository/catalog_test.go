@@ -149,7 +149,7 @@ func TestIncompleteMetadata(t *testing.T) {
 		"none": {}, "null": {"snapshot.json": nil}, "other": {"x.json": metadata.MetaFile(1)},
 	} {
 		m.Signed.Meta = meta
-		b, err := sign(m, s.opts.Keys.Online)
+		b, err := sign(m, Keyring{s.key(OnlineKey)})
 		if err != nil {
 			t.Fatal(err)
 		}

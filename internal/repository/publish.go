@@ -103,7 +103,7 @@ type Progress interface {
 
 // PublishOptions of [Repository.Publish] and [Repository.Refresh].
 type PublishOptions struct {
-	Keys     Signers
+	Keys     Keyring             // of the repository
 	Accepted []ed25519.PublicKey // keys of slot manifests
 	Expiry   Expiry
 	Now      func() time.Time // nil: the system's clock
@@ -128,18 +128,13 @@ type Publication struct {
 	Versions Floors `json:"versions"`
 }
 
-// begin keeps other publishers away until unlock, and reads the metadata, which keys must be
-// able to sign.
-func (r *Repository) begin(ctx context.Context, keys Signers) (st *state, unlock func() error, err error) {
+// begin keeps other publishers away until unlock, and reads the metadata.
+func (r *Repository) begin(ctx context.Context) (st *state, unlock func() error, err error) {
 	unlock, err = r.store.Lock(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	st, err = load(ctx, r.store)
-	if err == nil {
-		err = st.check(keys)
-	}
-	if err != nil {
+	if st, err = load(ctx, r.store); err != nil {
 		return nil, nil, errors.Join(err, unlock())
 	}
 	return st, unlock, nil
@@ -149,15 +144,16 @@ func (r *Repository) begin(ctx context.Context, keys Signers) (st *state, unlock
 // one cannot be published, none is. A version that is there already with the
 // same content stays as it is; with other content it is ErrPublished.
 func (r *Repository) Publish(ctx context.Context, files []string, opts PublishOptions) (*Publication, error) {
-	if opts.Keys.Targets == nil || opts.Keys.Online == nil {
-		return nil, fmt.Errorf("publish: %w", ErrNoKeys)
-	}
 	opts = opts.withDefaults()
-	st, unlock, err := r.begin(ctx, opts.Keys)
+	st, unlock, err := r.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	by, err := st.signers(opts.Keys, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP)
+	if err != nil {
+		return nil, fmt.Errorf("publish: %w", err)
+	}
 	var prepared []*prepared
 	for _, file := range files {
 		p, err := prepare(ctx, file, opts)
@@ -173,7 +169,7 @@ func (r *Repository) Publish(ctx context.Context, files []string, opts PublishOp
 			return nil, fmt.Errorf("publish %s: %w", file, err)
 		}
 	}
-	changed := st.timestamp.Signed.Version == 0
+	changed := st.timestamp.Signed.Version == 0 || st.outdated
 	pub := &Publication{}
 	for _, p := range prepared {
 		pub.Images = append(pub.Images, Published{Image: p.image, File: p.name, Chunks: p.chunks, Unchanged: p.unchanged})
@@ -186,36 +182,10 @@ func (r *Repository) Publish(ctx context.Context, files []string, opts PublishOp
 		}
 	}
 	if changed {
-		if err := st.write(ctx, r.store, opts.Keys, opts.Expiry, opts.Now(), true); err != nil {
+		if err := st.write(ctx, r.store, by, opts.Expiry, opts.Now()); err != nil {
 			return nil, fmt.Errorf("publish: %w", err)
 		}
 	}
-	pub.note(st)
-	return pub, nil
-}
-
-// Refresh signs snapshot and timestamp anew, before they expire. The targets
-// are signed anew as well when their key is given and half their time is over.
-func (r *Repository) Refresh(ctx context.Context, opts PublishOptions) (*Publication, error) {
-	if opts.Keys.Online == nil {
-		return nil, fmt.Errorf("refresh: %w", ErrNoKeys)
-	}
-	opts = opts.withDefaults()
-	st, unlock, err := r.begin(ctx, opts.Keys)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	now := opts.Now()
-	due := st.timestamp.Signed.Version == 0 || now.Add(opts.Expiry.withDefaults().Targets/2).After(st.targets.Signed.Expires)
-	if due && opts.Keys.Targets == nil && !st.targets.Signed.Expires.After(now) {
-		return nil, fmt.Errorf("refresh: the list of images has expired at %s and %s is not at hand: %w",
-			st.targets.Signed.Expires.Format(time.RFC3339), TargetsKey, ErrNoKeys)
-	}
-	if err := st.write(ctx, r.store, opts.Keys, opts.Expiry, now, due && opts.Keys.Targets != nil); err != nil {
-		return nil, fmt.Errorf("refresh: %w", err)
-	}
-	pub := &Publication{}
 	pub.note(st)
 	return pub, nil
 }

@@ -120,15 +120,15 @@ func TestPublishKeys(t *testing.T) {
 	if _, err := r.Publish(t.Context(), []string{file}, opts); !errors.Is(err, ErrWrongKey) {
 		t.Errorf("Publish(keys of another repository) = %v, want %v", err, ErrWrongKey)
 	}
-	opts.Keys = Signers{Online: s.opts.Keys.Online}
+	opts.Keys = Keyring{s.key(OnlineKey)}
 	if _, err := r.Publish(t.Context(), []string{file}, opts); !errors.Is(err, ErrNoKeys) {
 		t.Errorf("Publish(no targets key) = %v, want %v", err, ErrNoKeys)
 	}
 	if _, err := Init(t.Context(), s.dir, other.root); !errors.Is(err, ErrWrongKey) {
 		t.Errorf("Init(other root) = %v, want %v", err, ErrWrongKey)
 	}
-	if _, err := LoadSigners(t.TempDir()); !errors.Is(err, ErrNoKeys) {
-		t.Errorf("LoadSigners(empty folder) = %v, want %v", err, ErrNoKeys)
+	if _, err := LoadKeyring(t.TempDir()); !errors.Is(err, ErrNoKeys) {
+		t.Errorf("LoadKeyring(empty folder) = %v, want %v", err, ErrNoKeys)
 	}
 	if err := WriteRoot(s.keys, start); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("WriteRoot again = %v, want %v", err, fs.ErrExist)
@@ -214,7 +214,7 @@ func TestRefresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	online := s.opts
-	online.Keys.Targets = nil
+	online.Keys = Keyring{s.key(OnlineKey)}
 	const day = 24 * time.Hour
 
 	s.now = start.Add(8 * day)

@@ -51,15 +51,25 @@ func newSite(t *testing.T) *site {
 	if s.root, err = LoadRoot(s.keys); err != nil {
 		t.Fatal(err)
 	}
-	signers, err := LoadSigners(s.keys)
+	ring, err := LoadKeyring(s.keys)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.opts = PublishOptions{
-		Keys: signers, Accepted: []ed25519.PublicKey{k.Public().Key},
+		Keys: ring, Accepted: []ed25519.PublicKey{k.Public().Key},
 		Now: func() time.Time { return s.now },
 	}
 	return s
+}
+
+// key returns a private key by the name of its file.
+func (s *site) key(file string) ed25519.PrivateKey {
+	s.t.Helper()
+	k, err := loadKey(s.keys, file)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return k
 }
 
 // slot makes a slot image file.

@@ -7,10 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
-	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/OSInside/eos/internal/key"
@@ -62,29 +60,7 @@ func NewRoot(keysDir string, expires time.Time) ([]byte, error) {
 			return nil, fmt.Errorf("make root metadata: %w", err)
 		}
 	}
-	return sign(root, rootKey)
-}
-
-// Signers are the keys that publishing needs.
-type Signers struct {
-	Targets ed25519.PrivateKey // nil where only [Repository.Refresh] is wanted
-	Online  ed25519.PrivateKey
-}
-
-// LoadSigners reads the keys that publishing needs from keysDir.
-func LoadSigners(keysDir string) (Signers, error) {
-	s, err := LoadOnline(keysDir)
-	if err != nil {
-		return Signers{}, err
-	}
-	s.Targets, err = loadKey(keysDir, TargetsKey)
-	return s, err
-}
-
-// LoadOnline reads only the key that [Repository.Refresh] needs.
-func LoadOnline(keysDir string) (Signers, error) {
-	online, err := loadKey(keysDir, OnlineKey)
-	return Signers{Online: online}, err
+	return sign(root, []ed25519.PrivateKey{rootKey})
 }
 
 func loadKey(dir, name string) (ed25519.PrivateKey, error) {
@@ -96,37 +72,6 @@ func loadKey(dir, name string) (ed25519.PrivateKey, error) {
 		return nil, err
 	}
 	return k.Key, nil
-}
-
-// sign signs m with k alone and returns the file.
-func sign[T metadata.Roles](m *metadata.Metadata[T], k ed25519.PrivateKey) ([]byte, error) {
-	signer, err := signature.LoadED25519Signer(k)
-	if err != nil {
-		return nil, fmt.Errorf("sign metadata: %w", err)
-	}
-	m.ClearSignatures()
-	if _, err := m.Sign(signer); err != nil {
-		return nil, fmt.Errorf("sign metadata: %w", err)
-	}
-	b, err := m.ToBytes(false)
-	if err != nil {
-		return nil, fmt.Errorf("sign metadata: %w", err)
-	}
-	return b, nil
-}
-
-// hasRole says whether root lets k sign for role.
-func hasRole(root *metadata.RootType, role string, k ed25519.PrivateKey) (bool, error) {
-	tk, err := metadata.KeyFromPublicKey(k.Public())
-	if err != nil {
-		return false, err
-	}
-	id, err := tk.ID()
-	if err != nil {
-		return false, err
-	}
-	r := root.Roles[role]
-	return r != nil && slices.Contains(r.KeyIDs, id), nil
 }
 
 // WriteRoot makes the first root metadata and writes it to keysDir. It never

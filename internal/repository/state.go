@@ -3,7 +3,6 @@ package repository
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -20,6 +19,7 @@ import (
 // Expiry says how long metadata is good for once signed. Zero fields take the
 // defaults.
 type Expiry struct {
+	Root      time.Duration // default 365 days
 	Targets   time.Duration // default 90 days
 	Snapshot  time.Duration // default 14 days
 	Timestamp time.Duration // default 7 days
@@ -30,7 +30,7 @@ func (e Expiry) withDefaults() Expiry {
 	for _, f := range []struct {
 		d   *time.Duration
 		def time.Duration
-	}{{&e.Targets, 90 * day}, {&e.Snapshot, 14 * day}, {&e.Timestamp, 7 * day}} {
+	}{{&e.Root, RootLifetime}, {&e.Targets, 90 * day}, {&e.Snapshot, 14 * day}, {&e.Timestamp, 7 * day}} {
 		if *f.d == 0 {
 			*f.d = f.def
 		}
@@ -44,6 +44,7 @@ const maxMetadata = 16 << 20
 // state is the metadata that timestamp.json makes current.
 type state struct {
 	root      *metadata.Metadata[metadata.RootType]
+	rootBytes []byte // its file
 	targets   *metadata.Metadata[metadata.TargetsType]
 	snapshot  *metadata.Metadata[metadata.SnapshotType]
 	timestamp *metadata.Metadata[metadata.TimestampType]
@@ -51,6 +52,8 @@ type state struct {
 	// current or left by a killed publisher. No number is used twice: a
 	// cache in between may have kept the file.
 	used map[string]int64
+	// outdated is set if keys that the root no longer names have signed the rest.
+	outdated bool
 }
 
 // load reads the current metadata and verifies it like a client would, except
@@ -73,16 +76,9 @@ func load(ctx context.Context, s Store) (*state, error) {
 	if st.used[metadata.ROOT] == 0 {
 		return nil, fmt.Errorf("open %s: %w: no root metadata", s, ErrNotRepository)
 	}
-	b, err := readAll(ctx, s, versioned(metadata.ROOT, st.used[metadata.ROOT]))
-	if err != nil {
+	if st.root, st.rootBytes, err = readRoot(ctx, s, st.used[metadata.ROOT]); err != nil {
 		return nil, err
 	}
-	trusted, err := trustedmetadata.New(b)
-	if err != nil {
-		return nil, damaged(s, "root.json", err)
-	}
-	trusted.RefTime = time.Time{} // nothing has expired then
-	st.root = trusted.Root
 	if !hasTimestamp {
 		st.targets = metadata.Targets()
 		st.targets.Signed.Version = 0
@@ -92,74 +88,99 @@ func load(ctx context.Context, s Store) (*state, error) {
 		st.timestamp.Signed.Version = 0
 		return st, nil
 	}
-	if b, err = readAll(ctx, s, "metadata/timestamp.json"); err != nil {
+	err = st.loadSigned(ctx, s, st.rootBytes)
+	if errors.Is(err, ErrDamaged) && st.used[metadata.ROOT] > 1 {
+		// A rotation that was cut off between the new root and what its keys sign.
+		_, before, e := readRoot(ctx, s, st.used[metadata.ROOT]-1)
+		if e == nil && st.loadSigned(ctx, s, before) == nil {
+			st.outdated, err = true, nil
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
+	return st, nil
+}
+
+// readRoot reads a version of the root metadata, which is signed by its own keys.
+func readRoot(ctx context.Context, s Store, version int64) (*metadata.Metadata[metadata.RootType], []byte, error) {
+	b, err := readAll(ctx, s, versioned(metadata.ROOT, version))
+	if err != nil {
+		return nil, nil, err
+	}
+	trusted, err := trustedmetadata.New(b)
+	if err != nil {
+		return nil, nil, damaged(s, fmt.Sprintf("%d.root.json", version), err)
+	}
+	return trusted.Root, b, nil
+}
+
+// loadSigned reads what the keys of root have signed.
+func (st *state) loadSigned(ctx context.Context, s Store, root []byte) error {
+	trusted, err := trustedmetadata.New(root)
+	if err != nil {
+		return damaged(s, "root.json", err)
+	}
+	trusted.RefTime = time.Time{} // nothing has expired then
+	b, err := readAll(ctx, s, "metadata/timestamp.json")
+	if err != nil {
+		return err
+	}
 	if st.timestamp, err = trusted.UpdateTimestamp(b); err != nil {
-		return nil, damaged(s, "timestamp.json", err)
+		return damaged(s, "timestamp.json", err)
 	}
 	meta := st.timestamp.Signed.Meta["snapshot.json"]
 	if meta == nil {
-		return nil, damaged(s, "timestamp.json", errors.New("no snapshot in it"))
+		return damaged(s, "timestamp.json", errors.New("no snapshot in it"))
 	}
 	if b, err = readAll(ctx, s, versioned(metadata.SNAPSHOT, meta.Version)); err != nil {
-		return nil, err
+		return err
 	}
 	if st.snapshot, err = trusted.UpdateSnapshot(b, false); err != nil {
-		return nil, damaged(s, "snapshot.json", err)
+		return damaged(s, "snapshot.json", err)
 	}
 	if meta = st.snapshot.Signed.Meta["targets.json"]; meta == nil {
-		return nil, damaged(s, "snapshot.json", errors.New("no targets in it"))
+		return damaged(s, "snapshot.json", errors.New("no targets in it"))
 	}
 	if b, err = readAll(ctx, s, versioned(metadata.TARGETS, meta.Version)); err != nil {
-		return nil, err
+		return err
 	}
 	if st.targets, err = trusted.UpdateTargets(b); err != nil {
-		return nil, damaged(s, "targets.json", err)
+		return damaged(s, "targets.json", err)
 	}
-	return st, nil
+	return nil
 }
 
 func damaged(s Store, what string, err error) error {
 	return fmt.Errorf("open %s: %w: %s: %w", s, ErrDamaged, what, tidy{err})
 }
 
-// check says whether the keys may sign what they are meant to.
-func (st *state) check(keys Signers) error {
-	for _, r := range []struct {
-		role, file string
-		key        ed25519.PrivateKey
-	}{
-		{metadata.TARGETS, TargetsKey, keys.Targets},
-		{metadata.SNAPSHOT, OnlineKey, keys.Online}, {metadata.TIMESTAMP, OnlineKey, keys.Online},
-	} {
-		if r.key == nil {
-			continue
-		}
-		ok, err := hasRole(&st.root.Signed, r.role, r.key)
+// signing says which keys sign which role.
+type signing map[string]Keyring
+
+// signers finds the keys for roles in ring. Too few for one of them is an error.
+func (st *state) signers(ring Keyring, roles ...string) (signing, error) {
+	by := signing{}
+	for _, role := range roles {
+		keys, err := ring.need(&st.root.Signed, role)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if !ok {
-			return fmt.Errorf("sign %s metadata with %s: %w", r.role, r.file, ErrWrongKey)
-		}
-		if n := st.root.Signed.Roles[r.role].Threshold; n > 1 {
-			return fmt.Errorf("sign %s metadata: the root asks for %d signatures, one key is at hand", r.role, n)
-		}
+		by[role] = keys
 	}
-	return nil
+	return by, nil
 }
 
 // write signs what changed and makes it current. The targets are signed anew
-// only if newTargets is set.
-func (st *state) write(ctx context.Context, s Store, keys Signers, e Expiry, now time.Time, newTargets bool) error {
+// only if by has keys for them.
+func (st *state) write(ctx context.Context, s Store, by signing, e Expiry, now time.Time) error {
 	e, now = e.withDefaults(), now.UTC().Truncate(time.Second)
 	snapshot, timestamp := &st.snapshot.Signed, &st.timestamp.Signed
-	if newTargets {
+	if by[metadata.TARGETS] != nil {
 		t := &st.targets.Signed
 		t.Version = max(t.Version, st.used[metadata.TARGETS]) + 1
 		t.Expires = now.Add(e.Targets)
-		b, err := sign(st.targets, keys.Targets)
+		b, err := sign(st.targets, by[metadata.TARGETS])
 		if err != nil {
 			return err
 		}
@@ -170,7 +191,7 @@ func (st *state) write(ctx context.Context, s Store, keys Signers, e Expiry, now
 	}
 	snapshot.Version = max(snapshot.Version, st.used[metadata.SNAPSHOT]) + 1
 	snapshot.Expires = now.Add(e.Snapshot)
-	b, err := sign(st.snapshot, keys.Online)
+	b, err := sign(st.snapshot, by[metadata.SNAPSHOT])
 	if err != nil {
 		return err
 	}
@@ -180,7 +201,7 @@ func (st *state) write(ctx context.Context, s Store, keys Signers, e Expiry, now
 	timestamp.Meta["snapshot.json"] = describe(b, snapshot.Version)
 	timestamp.Version++
 	timestamp.Expires = now.Add(e.Timestamp)
-	if b, err = sign(st.timestamp, keys.Online); err != nil {
+	if b, err = sign(st.timestamp, by[metadata.TIMESTAMP]); err != nil {
 		return err
 	}
 	return s.Put(ctx, "metadata/timestamp.json", bytes.NewReader(b))

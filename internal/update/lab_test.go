@@ -70,10 +70,10 @@ func newLab(t *testing.T) *lab {
 	root, err := repository.LoadRoot(l.keys)
 	l.must(err)
 	l.image = l.private("image")
-	signers, err := repository.LoadSigners(l.keys)
+	ring, err := repository.LoadKeyring(l.keys)
 	l.must(err)
 	accepted := []ed25519.PublicKey{l.image.Public().(ed25519.PublicKey)}
-	l.opts = repository.PublishOptions{Keys: signers, Accepted: accepted, Now: func() time.Time { return epoch }}
+	l.opts = repository.PublishOptions{Keys: ring, Accepted: accepted, Now: func() time.Time { return epoch }}
 	_, err = repository.Init(t.Context(), l.repo, root)
 	l.must(err)
 

@@ -88,7 +88,7 @@ func (l *lab) forge(t *testing.T, m slotimage.Manifest, blocks int, signer ed255
 	if err != nil {
 		t.Fatal(err)
 	}
-	signers, err := repository.LoadSigners(l.keys)
+	ring, err := repository.LoadKeyring(l.keys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func (l *lab) forge(t *testing.T, m slotimage.Manifest, blocks int, signer ed255
 		t.Fatal(err)
 	}
 	if _, err := r.Publish(t.Context(), []string{file}, repository.PublishOptions{
-		Keys: signers, Accepted: []ed25519.PublicKey{signer.Public().(ed25519.PublicKey)},
+		Keys: ring, Accepted: []ed25519.PublicKey{signer.Public().(ed25519.PublicKey)},
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/OSInside/eos/internal/key"
 	"github.com/OSInside/eos/internal/repository"
 )
 
@@ -19,10 +20,7 @@ import (
 // signs the repository anew: `eos publish` would not do it.
 func (l *lab) unsign(t *testing.T, repo string) {
 	t.Helper()
-	signers, err := repository.LoadSigners(l.keys)
-	if err != nil {
-		t.Fatal(err)
-	}
+	targetsKey, onlineKey := l.key(t, repository.TargetsKey), l.key(t, repository.OnlineKey)
 	found, err := filepath.Glob(filepath.Join(repo, "targets/*/*/*/*.manifest"))
 	if err != nil || len(found) != 1 {
 		t.Fatalf("manifests in %s: %q, %v, want one", repo, found, err)
@@ -56,9 +54,19 @@ func (l *lab) unsign(t *testing.T, repo string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	snapshot.Signed.Meta["targets.json"] = signed(t, targets, signers.Targets, filepath.Join(dir, "1.targets.json"))
-	timestamp.Signed.Meta["snapshot.json"] = signed(t, snapshot, signers.Online, filepath.Join(dir, "1.snapshot.json"))
-	signed(t, timestamp, signers.Online, filepath.Join(dir, "timestamp.json"))
+	snapshot.Signed.Meta["targets.json"] = signed(t, targets, targetsKey, filepath.Join(dir, "1.targets.json"))
+	timestamp.Signed.Meta["snapshot.json"] = signed(t, snapshot, onlineKey, filepath.Join(dir, "1.snapshot.json"))
+	signed(t, timestamp, onlineKey, filepath.Join(dir, "timestamp.json"))
+}
+
+// key returns a private key by the name of its file.
+func (l *lab) key(t *testing.T, file string) ed25519.PrivateKey {
+	t.Helper()
+	k, err := key.LoadPrivate(filepath.Join(l.keys, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k.Key
 }
 
 // signed signs metadata, writes it, and describes it for whoever refers to it.
