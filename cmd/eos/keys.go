@@ -39,7 +39,7 @@ func roleOf(name string) string {
 func newKeysCommand(env *cli.Env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "keys",
-		Short: "Make and list signing keys",
+		Short: "Make, list and exchange signing keys",
 		Long: `Signing keys are pairs of files in the keys directory: NAME.key, the private half, mode 0600,
 and NAME.pub, the public half. Keys are Ed25519.`,
 		Example: `  eos keys new
@@ -47,7 +47,7 @@ and NAME.pub, the public half. Keys are Ed25519.`,
 		Args: cobra.NoArgs,
 		RunE: needCommand,
 	}
-	c.AddCommand(newKeysNewCommand(env), newKeysListCommand(env))
+	c.AddCommand(newKeysNewCommand(env), newKeysListCommand(env), newKeysRotateCommand(env))
 	return c
 }
 

@@ -40,7 +40,8 @@ other content is refused. Readers see the old state or the new one, whatever hap
 
 The repository's metadata expires, so that nobody can keep devices on an old state: publish
 again or run eos publish --refresh within a week, from a timer for example. Refreshing needs
-online.key only, and targets.key once in 90 days; publishing needs both.`,
+online.key only, targets.key once in 90 days and root.key once a year; publishing needs the first
+two.`,
 		Example: `  eos publish out/eos-1.2.slot --repo repo
   eos publish --refresh --repo repo`,
 		Annotations: map[string]string{exitAnnotation: "4,5,6"},
@@ -161,7 +162,7 @@ func expiryWarnings(pub *repository.Publication, now time.Time) []string {
 		what, cure string
 		at         time.Time
 	}{
-		{"the root metadata", "sign a new one with root.key", pub.Root},
+		{"the root metadata", "refresh where root.key is", pub.Root},
 		{"the list of images", "publish or refresh where targets.key is", pub.Targets},
 	} {
 		days := int(f.at.Sub(now).Hours() / 24)

@@ -254,7 +254,7 @@ func TestExpiryWarnings(t *testing.T) {
 	}{
 		{300 * day, 90 * day, nil},
 		{30 * day, 30 * day, nil},
-		{29*day + 1, 90 * day, []string{"root metadata expires in 29 days (2026-06-30): sign"}},
+		{29*day + 1, 90 * day, []string{"root metadata expires in 29 days (2026-06-30): refresh"}},
 		{0, 90 * day, []string{"root metadata has expired"}},
 		{-40 * day, 3 * day, []string{"root metadata has expired", "list of images expires in 3 days"}},
 	} {
