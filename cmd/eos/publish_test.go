@@ -222,7 +222,7 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if img, ok := cat.Latest("eos", "qemu", "amd64"); !ok || img.Version != "1" {
+	if img, ok := cat.Latest("eos", "qemu", "amd64", repository.Stable); !ok || img.Version != "1" {
 		t.Errorf("Latest = %q, %v; want 1", img.Version, ok)
 	}
 	address := strings.TrimSuffix(strings.TrimPrefix(first.URL, "http://"), "/")

@@ -224,7 +224,7 @@ func everything(ctx context.Context, c *Client) error {
 		}
 		return err
 	}
-	img, ok := cat.Latest("eos", "qemu", "amd64")
+	img, ok := cat.Latest("eos", "qemu", "amd64", Stable)
 	if !ok {
 		return errors.New("nothing for the device")
 	}

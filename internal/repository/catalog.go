@@ -15,8 +15,12 @@ import (
 	"github.com/OSInside/eos/internal/slotimage"
 )
 
-// Stable is the channel that devices follow unless they are told otherwise.
-const Stable = "stable"
+// Channels that devices follow: Stable, unless they are told otherwise. Other
+// names may be used as well.
+const (
+	Stable  = "stable"
+	Testing = "testing"
+)
 
 // entryFormat is the version of the custom metadata. A reader passes over
 // entries of other formats, so that new kinds can be published beside old.
@@ -190,12 +194,12 @@ func (c *Catalog) Images(name, class, arch string) []Image {
 	return out
 }
 
-// Latest returns the newest image of the stable channel for a device, and
-// whether there is one.
-func (c *Catalog) Latest(name, class, arch string) (Image, bool) {
-	images := c.Images(name, class, arch)
-	for _, img := range slices.Backward(images) {
-		if img.Channel == Stable {
+// Latest returns the newest image for a device that follows channel, and
+// whether there is one. What is stable is good for every channel: a device
+// that tests goes on with what became of the test.
+func (c *Catalog) Latest(name, class, arch, channel string) (Image, bool) {
+	for _, img := range slices.Backward(c.Images(name, class, arch)) {
+		if img.Channel == channel || img.Channel == Stable {
 			return img, true
 		}
 	}

@@ -85,7 +85,7 @@ func TestCatalogChannel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if img, ok := c.Latest("eos", "qemu", "amd64"); ok {
+	if img, ok := c.Latest("eos", "qemu", "amd64", Stable); ok {
 		t.Errorf("Latest = %s of channel %s, want none", img.Version, img.Channel)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestPublishCut kills the publisher before every change to the file system
@@ -204,10 +205,25 @@ func stores(t *testing.T, s Store) {
 		}
 	}
 	for prefix, want := range map[string]string{"a": "a/b/one a/two", "none": ""} {
-		names, err := s.List(t.Context(), prefix)
+		files, err := s.List(t.Context(), prefix)
+		var names []string
+		for _, f := range files {
+			names = append(names, f.Name)
+			if age := time.Since(f.ModTime); age < -time.Minute || age > time.Minute || f.Size < 1 || f.Size > 2 {
+				t.Errorf("List(%s) = %+v, want its size and time", prefix, f)
+			}
+		}
 		if got := strings.Join(names, " "); err != nil || got != want {
 			t.Errorf("List(%s) = %q, %v; want %q", prefix, got, err, want)
 		}
+	}
+	for _, name := range []string{"a/b/one", "a/b/one", "none"} {
+		if err := s.Remove(t.Context(), name); err != nil {
+			t.Errorf("Remove(%s) = %v", name, err)
+		}
+	}
+	if got := read("a/b/one") + read("a/two"); got != "<none>22" {
+		t.Errorf("after Remove of the first of two: %q", got)
 	}
 	unlock, err := s.Lock(t.Context())
 	if err != nil {

@@ -64,11 +64,7 @@ func (ring Keyring) need(root *metadata.RootType, role string) (Keyring, error) 
 	if len(keys) >= want {
 		return keys, nil
 	}
-	var allowed []string
-	for _, k := range roleKeys(root, role) {
-		allowed = append(allowed, key.ID(k.public))
-	}
-	err := fmt.Errorf("sign %s metadata: %d of %d keys at hand, allowed are %s", role, len(keys), want, strings.Join(allowed, ", "))
+	err := fmt.Errorf("sign %s metadata: %d of %d keys at hand, allowed are %s", role, len(keys), want, strings.Join(keyIDs(root, role), ", "))
 	if len(ring) > 0 && !slices.ContainsFunc(metadata.TOP_LEVEL_ROLE_NAMES[:], func(r string) bool { return len(ring.of(root, r)) > 0 }) {
 		return nil, fmt.Errorf("%w: %w", err, ErrWrongKey)
 	}
@@ -101,6 +97,15 @@ func roleKeys(root *metadata.RootType, role string) []roleKey {
 		}
 	}
 	return keys
+}
+
+// keyIDs returns the IDs of roleKeys, as package key has them.
+func keyIDs(root *metadata.RootType, role string) []string {
+	ids := []string{}
+	for _, k := range roleKeys(root, role) {
+		ids = append(ids, key.ID(k.public))
+	}
+	return ids
 }
 
 // sign signs m with keys, and no others, and returns the file.

@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	version "github.com/knqyf263/go-deb-version"
@@ -105,6 +106,7 @@ type Progress interface {
 type PublishOptions struct {
 	Keys     Keyring             // of the repository
 	Accepted []ed25519.PublicKey // keys of slot manifests
+	Channel  string // of what is published; empty: Stable
 	Expiry   Expiry
 	Now      func() time.Time // nil: the system's clock
 	Progress Progress         // may be nil
@@ -206,6 +208,9 @@ func (o PublishOptions) withDefaults() PublishOptions {
 	if o.Progress == nil {
 		o.Progress = silent{}
 	}
+	if o.Channel == "" {
+		o.Channel = Stable
+	}
 	return o
 }
 
@@ -287,7 +292,7 @@ func prepare(ctx context.Context, name string, opts PublishOptions) (_ *prepared
 	manifestSum, indexSum := sha256.Sum256(p.manifest), sha256.Sum256(p.index)
 	p.image = Image{
 		Name: m.Name, Class: m.Class, Arch: m.Arch, Version: m.Version, BuildID: m.BuildID,
-		Channel: Stable, DataSize: m.DataSize, ImageSize: m.ImageSize, MinSlotSize: m.ImageSize, Built: m.Built,
+		Channel: opts.Channel, DataSize: m.DataSize, ImageSize: m.ImageSize, MinSlotSize: m.ImageSize, Built: m.Built,
 		Manifest: file("manifest", int64(len(p.manifest)), manifestSum[:]),
 		Index:    file("index", int64(len(p.index)), indexSum[:]),
 		Blob:     file("blob", size, sum.Sum(nil)),
@@ -314,6 +319,18 @@ func (p *prepared) enter(st *state) error {
 		return nil
 	}
 	i := p.image
+	for _, f := range []File{i.Manifest, i.Index, i.Blob} {
+		sum, err := hex.DecodeString(f.SHA256)
+		if err != nil {
+			return err
+		}
+		st.targets.Signed.Targets[f.Path] = &metadata.TargetFiles{Length: f.Length, Hashes: metadata.Hashes{"sha256": sum}, Path: f.Path}
+	}
+	return st.describe(i)
+}
+
+// describe makes i's entry in the targets metadata say what i says.
+func (st *state) describe(i Image) error {
 	custom, err := json.Marshal(entry{
 		Format: entryFormat, Name: i.Name, Class: i.Class, Arch: i.Arch, Version: i.Version, BuildID: i.BuildID,
 		Channel: i.Channel, DataSize: i.DataSize, ImageSize: i.ImageSize, MinSlotSize: i.MinSlotSize, Built: i.Built,
@@ -323,22 +340,12 @@ func (p *prepared) enter(st *state) error {
 		return err
 	}
 	raw := json.RawMessage(custom)
-	for _, f := range []File{i.Manifest, i.Index, i.Blob} {
-		sum, err := hex.DecodeString(f.SHA256)
-		if err != nil {
-			return err
-		}
-		t := &metadata.TargetFiles{Length: f.Length, Hashes: metadata.Hashes{"sha256": sum}, Path: f.Path}
-		if f == i.Manifest {
-			t.Custom = &raw
-		}
-		st.targets.Signed.Targets[f.Path] = t
-	}
+	st.targets.Signed.Targets[i.Manifest.Path].Custom = &raw
 	// What devices would make of it: an entry they cannot read must not be
 	// signed.
 	c := newCatalog(st.targets.Signed.Targets)
-	if _, ok := c.Find(i.Name, i.Class, i.Arch, i.Version); !ok {
-		return fmt.Errorf("internal error: entry does not read back: %v", c.Problems())
+	if got, ok := c.Find(i.Name, i.Class, i.Arch, i.Version); !ok || got != i {
+		return fmt.Errorf("entry does not read back: %s", strings.Join(c.Problems(), "; "))
 	}
 	return nil
 }

@@ -168,12 +168,12 @@ func TestPublishAndRead(t *testing.T) {
 	if got := cat.Problems(); got != nil {
 		t.Errorf("Problems() = %v, want none", got)
 	}
-	img, ok := cat.Latest("eos", "qemu", "amd64")
+	img, ok := cat.Latest("eos", "qemu", "amd64", Stable)
 	if !ok || img.Version != "1.10" || img.BuildID != "b-1.10" {
 		t.Fatalf("Latest = %+v, %v; want 1.10", img, ok)
 	}
 	for _, q := range [][3]string{{"eos", "qemu", "arm64"}, {"eos", "rpi", "amd64"}, {"other", "qemu", "amd64"}} {
-		if img, ok := cat.Latest(q[0], q[1], q[2]); ok {
+		if img, ok := cat.Latest(q[0], q[1], q[2], Stable); ok {
 			t.Errorf("Latest(%v) = %s, want none", q, img.Version)
 		}
 	}

@@ -61,10 +61,7 @@ func (r *Repository) RoleKeys(ctx context.Context, role string) (ids []string, t
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, k := range roleKeys(&st.root.Signed, roles[0]) {
-		ids = append(ids, key.ID(k.public))
-	}
-	return ids, st.root.Signed.Roles[roles[0]].Threshold, nil
+	return keyIDs(&st.root.Signed, roles[0]), st.root.Signed.Roles[roles[0]].Threshold, nil
 }
 
 // Rotate publishes a root with other keys for a role, and signs anew what these keys sign.

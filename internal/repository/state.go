@@ -60,17 +60,15 @@ type state struct {
 // that it may have expired.
 func load(ctx context.Context, s Store) (*state, error) {
 	st := &state{used: map[string]int64{}}
-	names, err := s.List(ctx, "metadata")
+	files, err := s.List(ctx, "metadata")
 	if err != nil {
 		return nil, err
 	}
 	hasTimestamp := false
-	for _, name := range names {
-		base := strings.TrimPrefix(name, "metadata/")
-		hasTimestamp = hasTimestamp || base == "timestamp.json"
-		number, role, _ := strings.Cut(strings.TrimSuffix(base, ".json"), ".")
-		if v, err := strconv.ParseInt(number, 10, 64); err == nil {
-			st.used[role] = max(st.used[role], v)
+	for _, f := range files {
+		hasTimestamp = hasTimestamp || f.Name == "metadata/timestamp.json"
+		if version, role := splitVersioned(f.Name); role != "" {
+			st.used[role] = max(st.used[role], version)
 		}
 	}
 	if st.used[metadata.ROOT] == 0 {
@@ -213,6 +211,17 @@ func describe(b []byte, version int64) *metadata.MetaFiles {
 		Version: version, Length: int64(len(b)),
 		Hashes: metadata.Hashes{"sha256": sum[:]},
 	}
+}
+
+// splitVersioned undoes versioned; role is empty if name is something else.
+func splitVersioned(name string) (version int64, role string) {
+	base, ok := strings.CutPrefix(name, "metadata/")
+	number, role, found := strings.Cut(strings.TrimSuffix(base, ".json"), ".")
+	version, err := strconv.ParseInt(number, 10, 64)
+	if !ok || !found || err != nil || versioned(role, version) != name {
+		return 0, ""
+	}
+	return version, role
 }
 
 func versioned(role string, version int64) string {

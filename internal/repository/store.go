@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,14 +25,24 @@ type Store interface {
 	// or all of the new content, also when the writer is killed half-way, and
 	// on return the new content is durable. If r fails, name is unchanged.
 	Put(ctx context.Context, name string, r io.Reader) error
-	// List returns the names that begin with the folder prefix, sorted. What
-	// an interrupted Put left is not among them.
-	List(ctx context.Context, prefix string) ([]string, error)
+	// List returns the files below the folder prefix, sorted by name. What an
+	// interrupted Put left is not among them.
+	List(ctx context.Context, prefix string) ([]Entry, error)
+	// Remove removes a file. One that is not there is no error. Who reads it
+	// may be disturbed.
+	Remove(ctx context.Context, name string) error
 	// Lock keeps other publishers out until unlock. It does not wait: a store
 	// that is locked gives an error that is ErrLocked.
 	Lock(ctx context.Context) (unlock func() error, err error)
 	// String names the store in messages.
 	String() string
+}
+
+// An Entry is one file of a Store.
+type Entry struct {
+	Name    string
+	Size    int64
+	ModTime time.Time // when it was put there
 }
 
 // folder is a Store in a local folder.
@@ -155,12 +167,12 @@ func syncDir(dir string) error {
 	return errors.Join(err, d.Close())
 }
 
-func (f *folder) List(_ context.Context, prefix string) ([]string, error) {
-	var names []string
+func (f *folder) List(_ context.Context, prefix string) ([]Entry, error) {
+	var entries []Entry
 	root := filepath.Join(f.dir, filepath.FromSlash(prefix))
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) && p == root {
-			return fs.SkipAll
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the prefix, or removed just now
 		}
 		if err != nil {
 			return err
@@ -168,14 +180,36 @@ func (f *folder) List(_ context.Context, prefix string) ([]string, error) {
 		if d.IsDir() || strings.HasPrefix(d.Name(), ".") {
 			return nil
 		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed just now
+		}
+		if err != nil {
+			return err
+		}
 		rel, err := filepath.Rel(f.dir, p)
-		names = append(names, filepath.ToSlash(rel))
+		entries = append(entries, Entry{Name: filepath.ToSlash(rel), Size: info.Size(), ModTime: info.ModTime()})
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", prefix, err)
 	}
-	return names, nil
+	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	return entries, nil
+}
+
+func (f *folder) Remove(_ context.Context, name string) error {
+	if err := f.at("remove " + name); err != nil {
+		return err
+	}
+	path := filepath.Join(f.dir, filepath.FromSlash(name))
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	// A folder goes with its last file.
+	for dir := filepath.Dir(path); dir != f.dir && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+	}
+	return nil
 }
 
 // Lock takes the lock and clears away what killed publishers left.

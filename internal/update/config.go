@@ -40,8 +40,8 @@ type Config struct {
 	// LimitRate bounds what is fetched, in bytes a second, as 1MiB. Empty: no
 	// bound.
 	LimitRate Rate `yaml:"limit_rate"`
-	// Channel is which of the repository's release channels is followed. Empty:
-	// the only one there is.
+	// Channel is which of the repository's release channels is followed, besides
+	// stable, which is good for all. Empty: stable alone.
 	Channel string `yaml:"channel"`
 }
 

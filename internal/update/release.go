@@ -144,10 +144,8 @@ func pick(cat *repository.Catalog, w want, c Choice) (repository.Image, error) {
 			return repository.Image{}, cli.Refuse(cli.Refused, fmt.Errorf("version %s of %s is not in the repository", c.Version, w.name), "it has "+strings.Join(have, ", "))
 		}
 	}
-	for _, img := range slices.Backward(images) {
-		if img.Channel == w.channel {
-			return img, nil
-		}
+	if img, ok := cat.Latest(w.name, w.class, w.arch, w.channel); ok {
+		return img, nil
 	}
 	if len(images) > 0 {
 		return repository.Image{}, cli.Refuse(cli.Refused, fmt.Errorf("channel %s of %s holds no image", w.channel, w.name), "")
