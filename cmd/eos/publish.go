@@ -21,6 +21,7 @@ import (
 
 type publishOptions struct {
 	repo    string
+	channel string
 	refresh bool
 	json    bool
 }
@@ -61,6 +62,7 @@ two.`,
 	}
 	f := c.Flags()
 	f.StringVar(&opts.repo, "repo", "", "`folder` of the repository")
+	f.StringVar(&opts.channel, "channel", repository.Stable, "`channel` of the images, as testing")
 	f.BoolVar(&opts.refresh, "refresh", false, "sign snapshot and timestamp anew")
 	f.BoolVar(&opts.json, "json", false, "print JSON, and progress as JSON Lines")
 	_ = c.MarkFlagDirname("repo")
@@ -74,7 +76,7 @@ func runPublish(ctx context.Context, env *cli.Env, keys string, files []string, 
 	if err != nil {
 		return err
 	}
-	o := repository.PublishOptions{Keys: ring, Progress: progress}
+	o := repository.PublishOptions{Keys: ring, Channel: opts.channel, Progress: progress}
 	if len(files) > 0 {
 		if o.Accepted, err = imageKeys(keys); err != nil {
 			return err
@@ -109,8 +111,13 @@ func runPublish(ctx context.Context, env *cli.Env, keys string, files []string, 
 	}
 	for _, img := range pub.Images {
 		what := "published"
-		if img.Unchanged {
+		switch {
+		case img.Unchanged && img.Channel != opts.channel:
+			what = "is published already in channel " + img.Channel + ", which eos repo promote changes"
+		case img.Unchanged:
 			what = "is published already"
+		case img.Channel != repository.Stable:
+			what = "published in channel " + img.Channel
 		}
 		if _, err := fmt.Fprintf(env.Stdout, "%s %s for %s (%s) %s: %s in %d chunks\n", img.Name, img.Version, img.Class, img.Arch,
 			what, humanize.Bytes(uint64(img.Blob.Length)), img.Chunks); err != nil {

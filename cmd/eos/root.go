@@ -76,7 +76,7 @@ the host only has to have mmdebstrap.`,
 	group("make", "Make images:", newKeysCommand(env), newBuildCommand(env), newInspectCommand(env))
 	group("vm", "Run them in a virtual machine:",
 		newRunCommand(env), newSSHCommand(env), newConsoleCommand(env), newStopCommand(env), newPsCommand(env))
-	group("ship", "Ship them:", newPublishCommand(env), newServeCommand(env))
+	group("ship", "Ship them:", newPublishCommand(env), newRepoCommand(env), newServeCommand(env))
 	root.AddCommand(newCompletionCommand(env), newManCommand(env))
 
 	explainExits(root)

@@ -21,5 +21,5 @@
 // One publisher at a time holds the repository's lock; readers need none.
 //
 // The package does not serve the repository (package serve does), does not
-// decide what a device installs, and does not delete anything.
+// decide what a device installs, and deletes nothing but in [Repository.Prune].
 package repository

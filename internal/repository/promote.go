@@ -11,14 +11,21 @@ import (
 // ErrNoImage: the repository has no such image.
 var ErrNoImage = errors.New("no such image in the repository")
 
+func checkChannel(name string) error {
+	if !word.MatchString(name) {
+		return fmt.Errorf("channel %q: want letters, digits and ._+~:-", name)
+	}
+	return nil
+}
+
 // Promote moves a version of an image to a channel. An empty class means all classes that have
 // this version. It returns the images moved, with what channel they were in, and publishes
 // nothing if all are there already.
 func (r *Repository) Promote(ctx context.Context, name, class, version, channel string, opts PublishOptions) (_ *Publication, moved []Image, err error) {
 	opts = opts.withDefaults()
 	what := fmt.Sprintf("promote %s %s to %s", name, version, channel)
-	if !word.MatchString(channel) {
-		return nil, nil, fmt.Errorf("%s: channel %q: want letters, digits and ._+~:-", what, channel)
+	if err := checkChannel(channel); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", what, err)
 	}
 	st, unlock, err := r.begin(ctx)
 	if err != nil {

@@ -83,6 +83,10 @@ func Init(ctx context.Context, dir string, root []byte) (*Repository, error) {
 	return &Repository{store: f}, nil
 }
 
+// At is like [Open] for a repository that may be damaged: the first call that needs its metadata
+// says so.
+func At(dir string) *Repository { return &Repository{store: &folder{dir: dir}} }
+
 // Open opens the repository in dir. A folder that is none is ErrNotRepository.
 func Open(ctx context.Context, dir string) (*Repository, error) {
 	if _, err := os.Stat(dir); err != nil {
@@ -106,7 +110,7 @@ type Progress interface {
 type PublishOptions struct {
 	Keys     Keyring             // of the repository
 	Accepted []ed25519.PublicKey // keys of slot manifests
-	Channel  string // of what is published; empty: Stable
+	Channel  string              // of what is published; empty: Stable
 	Expiry   Expiry
 	Now      func() time.Time // nil: the system's clock
 	Progress Progress         // may be nil
@@ -147,6 +151,9 @@ func (r *Repository) begin(ctx context.Context) (st *state, unlock func() error,
 // same content stays as it is; with other content it is ErrPublished.
 func (r *Repository) Publish(ctx context.Context, files []string, opts PublishOptions) (*Publication, error) {
 	opts = opts.withDefaults()
+	if err := checkChannel(opts.Channel); err != nil {
+		return nil, fmt.Errorf("publish: %w", err)
+	}
 	st, unlock, err := r.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -310,6 +317,11 @@ func (p *prepared) compare(st *state) error {
 		return fmt.Errorf("%s %s for %s: %w", p.image.Name, p.image.Version, p.image.Class, ErrPublished)
 	}
 	p.unchanged = true
+	// It stays in the channel it is in.
+	i := p.image
+	if have, ok := newCatalog(st.targets.Signed.Targets).Find(i.Name, i.Class, i.Arch, i.Version); ok {
+		p.image.Channel = have.Channel
+	}
 	return nil
 }
 
