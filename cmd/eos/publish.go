@@ -33,7 +33,9 @@ func newPublishCommand(env *cli.Env) *cobra.Command {
 		Short: "Publish slot images to an update repository",
 		Long: `Adds slot images to the repository in DIR, which is made if it is not there. A repository is a
 folder of static files that devices read over HTTP; eos serve, any other web server or a CDN
-can hand it out.
+can hand it out. Instead of a folder it may be in a bucket of S3 or what speaks its protocol, as
+s3://BUCKET/PREFIX; the environment says where and who ($AWS_ENDPOINT_URL, $AWS_REGION,
+$AWS_ACCESS_KEY_ID, $AWS_SECRET_ACCESS_KEY), as for Amazon's own tools.
 
 Every image is verified completely first: its signature by a key of the keys directory, and
 each of its blocks. A version that is published already is left alone; the same version with
@@ -61,7 +63,7 @@ two.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&opts.repo, "repo", "", "`folder` of the repository")
+	f.StringVar(&opts.repo, "repo", "", "`place` of the repository, a folder or s3://BUCKET/PREFIX")
 	f.StringVar(&opts.channel, "channel", repository.Stable, "`channel` of the images, as testing")
 	f.BoolVar(&opts.refresh, "refresh", false, "sign snapshot and timestamp anew")
 	f.BoolVar(&opts.json, "json", false, "print JSON, and progress as JSON Lines")
@@ -128,10 +130,14 @@ func runPublish(ctx context.Context, env *cli.Env, keys string, files []string, 
 	return err
 }
 
-// openRepository opens the repository in dir, or makes one where there is none
+// openRepository opens the repository at address, or makes one where there is none
 // and make is set.
-func openRepository(ctx context.Context, dir, keys string, make bool) (*repository.Repository, error) {
-	repo, err := repository.Open(ctx, dir)
+func openRepository(ctx context.Context, address, keys string, make bool) (*repository.Repository, error) {
+	store, err := storeAt(address)
+	if err != nil {
+		return nil, err
+	}
+	repo, err := repository.Open(ctx, store)
 	if err == nil || !make || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, repository.ErrNotRepository) {
 		return repo, err
 	}
@@ -139,7 +145,7 @@ func openRepository(ctx context.Context, dir, keys string, make bool) (*reposito
 	if err != nil {
 		return nil, err
 	}
-	return repository.Init(ctx, dir, root)
+	return repository.Init(ctx, store, root)
 }
 
 // imageKeys returns the keys that slot images may be signed with: all of the

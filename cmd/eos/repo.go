@@ -38,7 +38,7 @@ type repoFlags struct {
 }
 
 func (o *repoFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&o.repo, "repo", "", "`folder` of the repository")
+	c.Flags().StringVar(&o.repo, "repo", "", "`place` of the repository, a folder or s3://BUCKET/PREFIX")
 	c.Flags().BoolVar(&o.json, "json", false, "print JSON, and progress as JSON Lines")
 	_ = c.MarkFlagDirname("repo")
 }
@@ -48,7 +48,11 @@ func (o *repoFlags) open(ctx context.Context) (*repository.Repository, error) {
 	if o.repo == "" {
 		return nil, cli.Refuse(cli.Usage, errors.New("no repository given"), "name its folder with --repo")
 	}
-	repo, err := repository.Open(ctx, o.repo)
+	store, err := storeAt(o.repo)
+	if err != nil {
+		return nil, err
+	}
+	repo, err := repository.Open(ctx, store)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, cli.Refuse(cli.Failure, err, "eos publish makes a repository")
 	}
@@ -132,7 +136,9 @@ func runRepoVerify(ctx context.Context, env *cli.Env, keys string, quick bool, o
 	// A damaged repository cannot be opened, and is what this command is for.
 	repo, err := opts.open(ctx)
 	if errors.Is(err, repository.ErrDamaged) {
-		repo, err = repository.At(opts.repo), nil
+		var store repository.Store
+		store, err = storeAt(opts.repo)
+		repo = repository.New(store)
 	}
 	if err != nil {
 		return err

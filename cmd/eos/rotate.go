@@ -71,7 +71,7 @@ stays; it is worth nothing any more, but for roots before.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&opts.repo, "repo", "", "`folder` of the repository")
+	f.StringVar(&opts.repo, "repo", "", "`place` of the repository, a folder or s3://BUCKET/PREFIX")
 	f.StringArrayVar(&opts.add, "add", nil, "public key `file` to let sign; may be repeated")
 	f.StringArrayVar(&opts.remove, "remove", nil, "`key`, by id or file, that may sign no longer; may be repeated")
 	f.IntVar(&opts.threshold, "threshold", 0, "`number` of keys that have to sign together")
@@ -91,7 +91,11 @@ type rotated struct {
 }
 
 func runRotate(ctx context.Context, env *cli.Env, dir, role string, opts rotateOptions) error {
-	repo, err := repository.Open(ctx, opts.repo)
+	store, err := storeAt(opts.repo)
+	if err != nil {
+		return err
+	}
+	repo, err := repository.Open(ctx, store)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ server, so that plain HTTP gives nothing away but what is fetched.`,
 }
 
 func runServe(ctx context.Context, env *cli.Env, opts serveOptions) error {
-	if _, err := repository.Open(ctx, opts.repo); err != nil {
+	if _, err := repository.Open(ctx, repository.Folder(opts.repo)); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return cli.Refuse(cli.Failure, err, "eos publish makes a repository")
 		}

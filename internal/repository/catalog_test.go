@@ -162,7 +162,7 @@ func TestIncompleteMetadata(t *testing.T) {
 		if _, _, err := s.client(s.serve(nil)).Refresh(t.Context()); !errors.Is(err, ErrUntrusted) {
 			t.Errorf("timestamp with snapshot %s: %v, want %v", name, err, ErrUntrusted)
 		}
-		if _, err := Open(t.Context(), s.dir); !errors.Is(err, ErrDamaged) {
+		if _, err := Open(t.Context(), Folder(s.dir)); !errors.Is(err, ErrDamaged) {
 			t.Errorf("Open with snapshot %s = %v, want %v", name, err, ErrDamaged)
 		}
 	}

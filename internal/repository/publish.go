@@ -28,75 +28,61 @@ type Repository struct {
 	store Store
 }
 
-// Init makes a repository in dir, whose trust begins with root. A folder that
-// is this repository already is opened; a folder with anything else in it is
-// refused.
-func Init(ctx context.Context, dir string, root []byte) (*Repository, error) {
+// Init makes a repository in s, whose trust begins with root. What is this
+// repository already is opened; a store with anything else in it is refused.
+func Init(ctx context.Context, s Store, root []byte) (*Repository, error) {
 	m, err := metadata.Root().FromBytes(root)
 	if err != nil {
-		return nil, fmt.Errorf("make repository %s: root metadata: %w", dir, tidy{err})
+		return nil, fmt.Errorf("make repository %s: root metadata: %w", s, tidy{err})
 	}
 	if err := m.VerifyDelegate(metadata.ROOT, m); err != nil {
-		return nil, fmt.Errorf("make repository %s: root metadata: %w", dir, tidy{err})
+		return nil, fmt.Errorf("make repository %s: root metadata: %w", s, tidy{err})
 	}
-	f := &folder{dir: dir}
-	if err := f.makeDir(dir); err != nil {
-		return nil, fmt.Errorf("make repository %s: %w", dir, err)
+	if err := s.Init(ctx); err != nil {
+		return nil, err
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("make repository %s: %w", dir, err)
-	}
-	for _, e := range entries {
-		if name := e.Name(); name != "metadata" && name != "targets" && name != lockName {
-			return nil, fmt.Errorf("make repository %s: %w: it holds %s", dir, ErrNotRepository, name)
-		}
-	}
-	unlock, err := f.Lock(ctx)
+	unlock, err := s.Lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	name := versioned(metadata.ROOT, m.Signed.Version)
-	have, err := f.Open(ctx, name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if names, err := f.List(ctx, "metadata"); err != nil {
-			return nil, err
-		} else if len(names) > 0 {
-			return nil, fmt.Errorf("make repository %s: %w: it has another root", dir, ErrWrongKey)
-		}
-		if err := f.Put(ctx, name, bytes.NewReader(root)); err != nil {
-			return nil, err
-		}
-	case err != nil:
-		return nil, fmt.Errorf("make repository %s: %w", dir, err)
-	default:
-		b, err := io.ReadAll(have)
-		if err = errors.Join(err, have.Close()); err != nil {
-			return nil, fmt.Errorf("make repository %s: %w", dir, err)
-		}
-		if !bytes.Equal(b, root) {
-			return nil, fmt.Errorf("make repository %s: %w: it has another root", dir, ErrWrongKey)
-		}
-	}
-	return &Repository{store: f}, nil
-}
-
-// At is like [Open] for a repository that may be damaged: the first call that needs its metadata
-// says so.
-func At(dir string) *Repository { return &Repository{store: &folder{dir: dir}} }
-
-// Open opens the repository in dir. A folder that is none is ErrNotRepository.
-func Open(ctx context.Context, dir string) (*Repository, error) {
-	if _, err := os.Stat(dir); err != nil {
-		return nil, fmt.Errorf("open repository: %w", err)
-	}
-	r := &Repository{store: &folder{dir: dir}}
-	if _, err := load(ctx, r.store); err != nil {
+	files, err := s.List(ctx, "metadata")
+	if err != nil {
 		return nil, err
 	}
-	return r, nil
+	name := versioned(metadata.ROOT, m.Signed.Version)
+	if len(files) == 0 {
+		if err := s.Put(ctx, name, bytes.NewReader(root)); err != nil {
+			return nil, err
+		}
+		return New(s), nil
+	}
+	have, err := readAll(ctx, s, name)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.Equal(have, root) {
+		return nil, fmt.Errorf("make repository %s: %w: it has another root", s, ErrWrongKey)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return New(s), nil
+}
+
+// New is like [Open] for a repository that may be damaged: the first call that needs its
+// metadata says so.
+func New(s Store) *Repository { return &Repository{store: s} }
+
+// Open opens the repository in s. What is none is ErrNotRepository, and
+// fs.ErrNotExist if there is nothing at all.
+func Open(ctx context.Context, s Store) (*Repository, error) {
+	if f, ok := s.(*folder); ok {
+		if _, err := os.Stat(f.dir); err != nil {
+			return nil, fmt.Errorf("open repository: %w", err)
+		}
+	}
+	if _, err := load(ctx, s); err != nil {
+		return nil, err
+	}
+	return New(s), nil
 }
 
 // Progress is told how far a long call has come; [cli.Progress] is one.
@@ -182,10 +168,8 @@ func (r *Repository) Publish(ctx context.Context, files []string, opts PublishOp
 	pub := &Publication{}
 	for _, p := range prepared {
 		pub.Images = append(pub.Images, Published{Image: p.image, File: p.name, Chunks: p.chunks, Unchanged: p.unchanged})
-		if p.unchanged {
-			continue
-		}
-		changed = true
+		changed = changed || !p.unchanged
+		// Files of an image that is there already are looked at too, and mended.
 		if err := p.put(ctx, r.store, opts.Progress); err != nil {
 			return nil, fmt.Errorf("publish %s: %w", p.name, err)
 		}
@@ -374,10 +358,15 @@ func (p *prepared) put(ctx context.Context, s Store, progress Progress) error {
 		{p.image.Index, bytes.NewReader(p.index)},
 		{p.image.Manifest, bytes.NewReader(p.manifest)},
 	} {
-		if same, err := holds(ctx, s, f.file); err != nil {
+		same, err := holds(ctx, s, f.file)
+		if same {
+			continue // published already, or left by a publisher that was killed
+		}
+		if errors.Is(err, errOther) {
+			err = s.Remove(ctx, f.file.url()) // damaged
+		}
+		if err != nil {
 			return err
-		} else if same {
-			continue // left by a publisher that was killed
 		}
 		if err := s.Put(ctx, f.file.url(), &summed{r: f.r, want: f.file}); err != nil {
 			return err
@@ -386,7 +375,11 @@ func (p *prepared) put(ctx context.Context, s Store, progress Progress) error {
 	return nil
 }
 
-// holds says whether the store has f already, whole.
+// errOther says that a file has not the content of its name.
+var errOther = errors.New("other content")
+
+// holds says whether the store has f already, whole. If it has something else in its place the
+// error is errOther.
 func holds(ctx context.Context, s Store, f File) (bool, error) {
 	r, err := s.Open(ctx, f.url())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -400,7 +393,10 @@ func holds(ctx context.Context, s Store, f File) (bool, error) {
 	if err = errors.Join(err, r.Close()); err != nil {
 		return false, err
 	}
-	return n == f.Length && hex.EncodeToString(sum.Sum(nil)) == f.SHA256, nil
+	if n != f.Length || hex.EncodeToString(sum.Sum(nil)) != f.SHA256 {
+		return false, errOther
+	}
+	return true, nil
 }
 
 // summed fails at its end if what was read is not what was announced: the

@@ -66,7 +66,7 @@ func TestPublishRefuses(t *testing.T) {
 		{"version not Debian's", s.slot("v2"), "version"},
 	} {
 		before := snapshotDir(t, s.dir)
-		r, err := Open(t.Context(), s.dir)
+		r, err := Open(t.Context(), Folder(s.dir))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestPublishKeys(t *testing.T) {
 	s, other := newSite(t), newSite(t)
 	file := s.slot("1")
 	s.publish(file)
-	r, err := Open(t.Context(), s.dir)
+	r, err := Open(t.Context(), Folder(s.dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestPublishKeys(t *testing.T) {
 	if _, err := r.Publish(t.Context(), []string{file}, opts); !errors.Is(err, ErrNoKeys) {
 		t.Errorf("Publish(no targets key) = %v, want %v", err, ErrNoKeys)
 	}
-	if _, err := Init(t.Context(), s.dir, other.root); !errors.Is(err, ErrWrongKey) {
+	if _, err := Init(t.Context(), Folder(s.dir), other.root); !errors.Is(err, ErrWrongKey) {
 		t.Errorf("Init(other root) = %v, want %v", err, ErrWrongKey)
 	}
 	if _, err := LoadKeyring(t.TempDir()); !errors.Is(err, ErrNoKeys) {
@@ -153,13 +153,13 @@ func TestPublishKeys(t *testing.T) {
 
 func TestOpen(t *testing.T) {
 	s := newSite(t)
-	if _, err := Open(t.Context(), s.dir); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Open(t.Context(), Folder(s.dir)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Open(nothing) = %v, want %v", err, fs.ErrNotExist)
 	}
-	if _, err := Open(t.Context(), s.keys); !errors.Is(err, ErrNotRepository) {
+	if _, err := Open(t.Context(), Folder(s.keys)); !errors.Is(err, ErrNotRepository) {
 		t.Errorf("Open(other folder) = %v, want %v", err, ErrNotRepository)
 	}
-	if _, err := Init(t.Context(), s.keys, s.root); !errors.Is(err, ErrNotRepository) {
+	if _, err := Init(t.Context(), Folder(s.keys), s.root); !errors.Is(err, ErrNotRepository) {
 		t.Errorf("Init(other folder) = %v, want %v", err, ErrNotRepository)
 	}
 	s.publish(s.slot("1"))
@@ -170,12 +170,12 @@ func TestOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		edit(t, p, func(b []byte) []byte { return []byte(strings.Replace(string(b), `"version":1`, `"version":2`, 1)) })
-		if _, err := Open(t.Context(), s.dir); !errors.Is(err, ErrDamaged) {
+		if _, err := Open(t.Context(), Folder(s.dir)); !errors.Is(err, ErrDamaged) {
 			t.Errorf("Open(changed %s) = %v, want %v", name, err, ErrDamaged)
 		}
 		edit(t, p, func([]byte) []byte { return good })
 	}
-	if _, err := Open(t.Context(), s.dir); err != nil {
+	if _, err := Open(t.Context(), Folder(s.dir)); err != nil {
 		t.Errorf("Open(restored) = %v", err)
 	}
 }
@@ -187,7 +187,7 @@ func TestLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Open(t.Context(), s.dir)
+	r, err := Open(t.Context(), Folder(s.dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func TestRefresh(t *testing.T) {
 	s := newSite(t)
 	s.publish(s.slot("1"))
 	server := s.serve(nil)
-	r, err := Open(t.Context(), s.dir)
+	r, err := Open(t.Context(), Folder(s.dir))
 	if err != nil {
 		t.Fatal(err)
 	}

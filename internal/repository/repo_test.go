@@ -12,7 +12,7 @@ import (
 
 func (s *site) open() *Repository {
 	s.t.Helper()
-	r, err := Open(s.t.Context(), s.dir)
+	r, err := Open(s.t.Context(), Folder(s.dir))
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ func makeSlot(name string, m slotimage.Manifest, size int, keys ...ed25519.Priva
 // publish publishes slot images and must succeed.
 func (s *site) publish(files ...string) *Publication {
 	s.t.Helper()
-	r, err := Init(s.t.Context(), s.dir, s.root)
+	r, err := Init(s.t.Context(), Folder(s.dir), s.root)
 	if err != nil {
 		s.t.Fatal(err)
 	}

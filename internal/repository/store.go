@@ -13,12 +13,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/OSInside/eos/internal/httpcache"
 )
 
 // A Store is where a repository's files are. Names are slash-separated
 // relative paths. All calls may wait and end with the context; readers and one
 // writer may use a Store at the same time.
 type Store interface {
+	// Init makes an empty store ready for a repository. One that holds something
+	// else is ErrNotRepository.
+	Init(ctx context.Context) error
 	// Open returns a file's content, or an error that is fs.ErrNotExist.
 	Open(ctx context.Context, name string) (io.ReadCloser, error)
 	// Put makes name hold what r gives. A reader sees what was there before
@@ -32,7 +37,8 @@ type Store interface {
 	// may be disturbed.
 	Remove(ctx context.Context, name string) error
 	// Lock keeps other publishers out until unlock. It does not wait: a store
-	// that is locked gives an error that is ErrLocked.
+	// that is locked gives an error that is ErrLocked. A store that has no locks
+	// gives that error from Put, if another publisher was faster.
 	Lock(ctx context.Context) (unlock func() error, err error)
 	// String names the store in messages.
 	String() string
@@ -56,7 +62,15 @@ type folder struct {
 const (
 	tempPrefix = ".eos-new-" // files not complete yet; package serve hides dot files
 	lockName   = ".lock"
+	// timestampName is the one file that changes under its name.
+	timestampName = httpcache.Mutable
 )
+
+// Belongs says whether name may be in the topmost folder of a repository.
+func Belongs(name string) bool { return name == "metadata" || name == "targets" || name == lockName }
+
+// Folder returns the Store in a local folder. It need not exist.
+func Folder(dir string) Store { return &folder{dir: dir} }
 
 // errKilled wraps what a step function returned.
 type errKilled struct{ error }
@@ -71,6 +85,22 @@ func (f *folder) at(op string) error {
 	}
 	if err := f.step(op); err != nil {
 		return errKilled{err}
+	}
+	return nil
+}
+
+func (f *folder) Init(context.Context) error {
+	if err := f.makeDir(f.dir); err != nil {
+		return fmt.Errorf("make repository %s: %w", f.dir, err)
+	}
+	entries, err := os.ReadDir(f.dir)
+	if err != nil {
+		return fmt.Errorf("make repository %s: %w", f.dir, err)
+	}
+	for _, e := range entries {
+		if !Belongs(e.Name()) {
+			return fmt.Errorf("make repository %s: %w: it holds %s", f.dir, ErrNotRepository, e.Name())
+		}
 	}
 	return nil
 }

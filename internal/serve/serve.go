@@ -28,6 +28,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/OSInside/eos/internal/httpcache"
 )
 
 // A Handler serves the repository in one folder.
@@ -138,9 +140,9 @@ func (h *Handler) serve(w *recorder, r *http.Request) error {
 	}
 	header := w.Header()
 	header.Set("ETag", etag(info))
-	header.Set("Content-Type", contentType(name))
+	header.Set("Content-Type", httpcache.ContentType(name))
 	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Cache-Control", cacheControl(name))
+	header.Set("Cache-Control", httpcache.Control(name))
 	if err := allow(w, info.Size()); err != nil {
 		return err
 	}
@@ -184,22 +186,6 @@ func etag(info fs.FileInfo) string {
 		inode = st.Ino
 	}
 	return fmt.Sprintf(`"%x-%x-%x"`, info.Size(), info.ModTime().UnixNano(), inode)
-}
-
-func contentType(name string) string {
-	if path.Ext(name) == ".json" {
-		return "application/json"
-	}
-	return "application/octet-stream"
-}
-
-// cacheControl lets caches keep everything for ever except the one file that
-// changes, which they must ask for each time.
-func cacheControl(name string) string {
-	if name == "metadata/timestamp.json" {
-		return "no-cache"
-	}
-	return "public, max-age=31536000, immutable"
 }
 
 // recorder notes what was answered.

@@ -74,7 +74,7 @@ func newLab(t *testing.T) *lab {
 	l.must(err)
 	accepted := []ed25519.PublicKey{l.image.Public().(ed25519.PublicKey)}
 	l.opts = repository.PublishOptions{Keys: ring, Accepted: accepted, Now: func() time.Time { return epoch }}
-	_, err = repository.Init(t.Context(), l.repo, root)
+	_, err = repository.Init(t.Context(), repository.Folder(l.repo), root)
 	l.must(err)
 
 	files := http.FileServer(http.Dir(l.repo))
@@ -179,7 +179,7 @@ func fill(b []byte, seed uint64) {
 // publish builds and publishes a version.
 func (l *lab) publish(version string, change ...func(*spec)) {
 	l.t.Helper()
-	r, err := repository.Open(l.t.Context(), l.repo)
+	r, err := repository.Open(l.t.Context(), repository.Folder(l.repo))
 	l.must(err)
 	_, err = r.Publish(l.t.Context(), []string{l.build(version, change...)}, l.opts)
 	l.must(err)

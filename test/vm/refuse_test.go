@@ -93,7 +93,7 @@ func (l *lab) forge(t *testing.T, m slotimage.Manifest, blocks int, signer ed255
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "repo")
-	r, err := repository.Init(t.Context(), dir, root)
+	r, err := repository.Init(t.Context(), repository.Folder(dir), root)
 	if err != nil {
 		t.Fatal(err)
 	}

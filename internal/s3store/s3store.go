@@ -1,0 +1,229 @@
+// Package s3store keeps a repository in a bucket of Amazon S3, or of what speaks its protocol.
+//
+// [Open] takes an address s3://BUCKET/PREFIX and gives a [repository.Store]. Endpoint, region and
+// credentials come from where Amazon's own tools have them: the environment
+// (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), the shared credentials
+// file, or the machine's role. Files are labelled for caches, so that a CDN may stand before the
+// bucket; devices read it over plain HTTP.
+//
+// S3 has no locks that go with their holder. Instead every write is conditional: a file that
+// never changes is written only if it is not there, timestamp.json only if it is the one that
+// was read. So of two publishers the slower one gets repository.ErrLocked, and has changed nothing
+// that a reader sees. A store that does not heed conditions is refused.
+//
+// A [Bucket] may be used by several goroutines.
+package s3store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/OSInside/eos/internal/httpcache"
+	"github.com/OSInside/eos/internal/repository"
+)
+
+// Scheme begins the address of a repository in a bucket.
+const Scheme = "s3://"
+
+// A Bucket is a [repository.Store].
+type Bucket struct {
+	client *minio.Client
+	name   string
+	prefix string // empty, or ends in a slash
+
+	mu   sync.Mutex
+	etag string // of the timestamp.json that was read or written last; empty: there was none
+}
+
+var _ repository.Store = (*Bucket)(nil)
+
+// lockName is an object that only shows that conditions are heeded.
+const lockName = ".lock"
+
+// partSize is how many bytes are sent, and held in memory, at a time.
+const partSize = 16 << 20
+
+// Open reads an address s3://BUCKET/PREFIX. The endpoint, the region and the credentials
+// come from where Amazon's tools have them.
+func Open(address string) (*Bucket, error) {
+	rest := strings.TrimPrefix(address, Scheme)
+	name, prefix, _ := strings.Cut(rest, "/")
+	if prefix = strings.Trim(prefix, "/"); prefix != "" {
+		prefix += "/"
+	}
+	if name == "" || strings.ContainsAny(rest, "?#") || !fs.ValidPath(strings.TrimSuffix(name+"/"+prefix, "/")) {
+		return nil, fmt.Errorf("repository address %q: want s3://BUCKET or s3://BUCKET/PREFIX", address)
+	}
+	endpoint, secure := "s3.amazonaws.com", true
+	for _, v := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} {
+		s := os.Getenv(v)
+		if s == "" {
+			continue
+		}
+		u, err := url.Parse(s)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" {
+			return nil, fmt.Errorf("%s is %q: want http://HOST:PORT or https://HOST:PORT", v, s)
+		}
+		endpoint, secure = u.Host, u.Scheme == "https"
+	}
+	region := os.Getenv("AWS_REGION")
+	if region == "" {
+		region = os.Getenv("AWS_DEFAULT_REGION")
+	}
+	client, err := minio.New(endpoint, &minio.Options{
+		Secure: secure, Region: region,
+		Creds: credentials.NewChainCredentials([]credentials.Provider{
+			&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, &credentials.IAM{Client: http.DefaultClient},
+		}),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", address, err)
+	}
+	return &Bucket{client: client, name: name, prefix: prefix}, nil
+}
+
+// String implements [repository.Store], as do the other methods.
+func (b *Bucket) String() string { return Scheme + path.Join(b.name, b.prefix) }
+
+// httpStatus returns the HTTP status an error of the client stands for, or 0.
+func httpStatus(err error) int {
+	var e minio.ErrorResponse
+	if errors.As(err, &e) {
+		return e.StatusCode
+	}
+	return 0
+}
+
+func (b *Bucket) Init(ctx context.Context) error {
+	ok, err := b.client.BucketExists(ctx, b.name)
+	if err == nil && !ok {
+		err = fmt.Errorf("no such bucket: %w", fs.ErrNotExist)
+	}
+	if err != nil {
+		return fmt.Errorf("make repository %s: %w", b, err)
+	}
+	for o := range b.client.ListObjectsIter(ctx, b.name, minio.ListObjectsOptions{Prefix: b.prefix}) {
+		if o.Err != nil {
+			return fmt.Errorf("make repository %s: %w", b, o.Err)
+		}
+		if name := strings.TrimSuffix(strings.TrimPrefix(o.Key, b.prefix), "/"); !repository.Belongs(name) {
+			return fmt.Errorf("make repository %s: %w: it holds %s", b, repository.ErrNotRepository, name)
+		}
+	}
+	return nil
+}
+
+func (b *Bucket) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	// Core, because one request is enough.
+	body, info, _, err := minio.Core{Client: b.client}.GetObject(ctx, b.name, b.prefix+name, minio.GetObjectOptions{})
+	if name == httpcache.Mutable {
+		b.mu.Lock()
+		b.etag = info.ETag
+		b.mu.Unlock()
+	}
+	if httpStatus(err) == http.StatusNotFound {
+		err = fmt.Errorf("%s/%s: %w", b, name, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
+func (b *Bucket) Put(ctx context.Context, name string, r io.Reader) error {
+	opts := minio.PutObjectOptions{
+		ContentType: httpcache.ContentType(name), CacheControl: httpcache.Control(name),
+		PartSize: partSize,
+	}
+	if name != httpcache.Mutable {
+		opts.SetMatchETagExcept("*")
+	} else if b.mu.Lock(); b.etag != "" {
+		opts.SetMatchETag(b.etag)
+		b.mu.Unlock()
+	} else {
+		opts.SetMatchETagExcept("*")
+		b.mu.Unlock()
+	}
+	// What fits into one part goes in one request, with its length.
+	size := int64(-1)
+	var head bytes.Buffer
+	switch n, err := io.CopyN(&head, r, partSize); {
+	case err == io.EOF:
+		size, r = n, &head
+	case err != nil:
+		return fmt.Errorf("write %s: %w", name, err)
+	default:
+		r = io.MultiReader(&head, r)
+	}
+	info, err := b.client.PutObject(ctx, b.name, b.prefix+name, r, size, opts)
+	switch httpStatus(err) {
+	case http.StatusPreconditionFailed, http.StatusConflict:
+		err = fmt.Errorf("%w: it has written this meanwhile", repository.ErrLocked)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s/%s: %w", b, name, err)
+	}
+	if name == httpcache.Mutable {
+		b.mu.Lock()
+		b.etag = info.ETag
+		b.mu.Unlock()
+	}
+	return nil
+}
+
+func (b *Bucket) List(ctx context.Context, prefix string) ([]repository.Entry, error) {
+	var entries []repository.Entry
+	for o := range b.client.ListObjectsIter(ctx, b.name, minio.ListObjectsOptions{Prefix: b.prefix + prefix + "/", Recursive: true}) {
+		if o.Err != nil {
+			return nil, fmt.Errorf("list %s/%s: %w", b, prefix, o.Err)
+		}
+		if name := strings.TrimPrefix(o.Key, b.prefix); !strings.HasSuffix(name, "/") {
+			entries = append(entries, repository.Entry{Name: name, Size: o.Size, ModTime: o.LastModified})
+		}
+	}
+	slices.SortFunc(entries, func(a, b repository.Entry) int { return strings.Compare(a.Name, b.Name) })
+	return entries, nil
+}
+
+func (b *Bucket) Remove(ctx context.Context, name string) error {
+	if err := b.client.RemoveObject(ctx, b.name, b.prefix+name, minio.RemoveObjectOptions{}); err != nil && httpStatus(err) != http.StatusNotFound {
+		return fmt.Errorf("remove %s/%s: %w", b, name, err)
+	}
+	return nil
+}
+
+// Lock makes sure that the store heeds conditions, by which publishers are kept apart, and
+// takes no lock: the slower one of two fails in Put.
+func (b *Bucket) Lock(ctx context.Context) (func() error, error) {
+	unlock := func() error { return nil }
+	for range 2 {
+		opts := minio.PutObjectOptions{}
+		opts.SetMatchETagExcept("*")
+		_, err := b.client.PutObject(ctx, b.name, b.prefix+lockName, strings.NewReader(""), 0, opts)
+		if httpStatus(err) == http.StatusPreconditionFailed {
+			return unlock, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lock repository %s: %w", b, err)
+		}
+		// It was not there. Now it is, and may not be written a second time.
+	}
+	return nil, fmt.Errorf("lock repository %s: %w", b, errUnconditional)
+}
+
+// errUnconditional says that a store overwrites whatever it is told.
+var errUnconditional = errors.New("this store does not heed If-None-Match, so that two publishers could undo each other's work")

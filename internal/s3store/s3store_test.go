@@ -1,0 +1,299 @@
+package s3store_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/OSInside/eos/internal/chunk/chunktest"
+	"github.com/OSInside/eos/internal/key"
+	"github.com/OSInside/eos/internal/repository"
+	"github.com/OSInside/eos/internal/repository/storetest"
+	"github.com/OSInside/eos/internal/s3store"
+	"github.com/OSInside/eos/internal/s3store/s3test"
+	"github.com/OSInside/eos/internal/slotimage"
+	"github.com/OSInside/eos/internal/slotimage/slotimagetest"
+)
+
+// admin makes a bucket that everybody may read, as one does behind a CDN.
+func admin(t *testing.T, address, bucket string) *minio.Client {
+	t.Helper()
+	c, err := minio.New(strings.TrimPrefix(address, "http://"), &minio.Options{Creds: credentials.NewStaticV4(s3test.AccessKey, s3test.SecretKey, "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	policy := `{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::` + bucket + `/*"}]}`
+	if err := c.SetBucketPolicy(t.Context(), bucket, policy); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func open(t *testing.T, address string) *s3store.Bucket {
+	t.Helper()
+	b, err := s3store.Open(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestContract(t *testing.T) {
+	admin(t, s3test.Start(t), "contract")
+	storetest.Run(t, open(t, "s3://contract/some/where"), false)
+	storetest.Run(t, open(t, "s3://contract/else/"), false)
+}
+
+// publisher has keys and a store.
+type publisher struct {
+	root []byte
+	opts repository.PublishOptions
+	sign ed25519.PrivateKey
+}
+
+func newPublisher(t *testing.T) *publisher {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"image", "root", "targets", "online"} {
+		if err := key.Generate(dir, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := repository.NewRoot(dir, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := repository.LoadKeyring(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := key.LoadPrivate(filepath.Join(dir, "image.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &publisher{root, repository.PublishOptions{Keys: ring, Accepted: []ed25519.PublicKey{k.Public().Key}}, k.Key}
+}
+
+func (p *publisher) slot(t *testing.T, version string, blocks int) string {
+	t.Helper()
+	m := slotimage.Manifest{Name: "eos", Class: "qemu", Arch: "amd64", Version: version, BuildID: "b" + version, Built: 1}
+	image, _ := slotimagetest.Image(t, m, blocks, 1, p.sign)
+	file := filepath.Join(t.TempDir(), version+".slot")
+	if err := os.WriteFile(file, image, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// fetch reads all that a device would of every version.
+func fetch(ctx context.Context, url string, root []byte) (string, error) {
+	c := &repository.Client{BaseURL: url, RootJSON: root, HTTP: &http.Client{}, Retries: -1}
+	cat, _, err := c.Refresh(ctx)
+	if err != nil {
+		return "", err
+	}
+	var versions []string
+	for _, img := range cat.All() {
+		if _, err := c.Manifest(ctx, img); err != nil {
+			return "", err
+		}
+		x, err := c.OpenIndex(ctx, img)
+		if err != nil {
+			return "", err
+		}
+		f := c.Fetcher(img)
+		last := x.Chunks[len(x.Chunks)-1]
+		r, err := f.Fetch(ctx, last.Offset, int64(last.Size))
+		if err != nil {
+			return "", err
+		}
+		n, err := io.Copy(io.Discard, r)
+		if err = errors.Join(err, r.Close(), f.Close()); err != nil || n != int64(last.Size) {
+			return "", fmt.Errorf("range of %d bytes: %d, %w", last.Size, n, err)
+		}
+		versions = append(versions, img.Version)
+	}
+	return strings.Join(versions, " "), nil
+}
+
+// TestPublish is the life of a repository in a bucket: devices read it from there over HTTP.
+func TestPublish(t *testing.T) {
+	address := s3test.Start(t)
+	admin(t, address, "fleet")
+	p := newPublisher(t)
+	url := address + "/fleet/os"
+	r, err := repository.Init(t.Context(), open(t, "s3://fleet/os"), p.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// More than one part, so that the blob goes up in several.
+	if _, err := r.Publish(t.Context(), []string{p.slot(t, "1", 9000)}, p.opts); err != nil {
+		t.Fatal(err)
+	}
+	testing := p.opts
+	testing.Channel = repository.Testing
+	if _, err := r.Publish(t.Context(), []string{p.slot(t, "2", 30)}, testing); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := fetch(t.Context(), url, p.root); got != "1 2" || err != nil {
+		t.Fatalf("a device sees %q, %v; want 1 2", got, err)
+	}
+	for name, want := range map[string]string{"timestamp.json": "no-cache", "1.root.json": "public, max-age=31536000, immutable"} {
+		res, err := http.Get(url + "/metadata/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if got := res.Header.Get("Cache-Control"); got != want || res.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s: Cache-Control %q, Content-Type %q; want %q, JSON", name, got, res.Header.Get("Content-Type"), want)
+		}
+	}
+	// Another process, or machine: nothing is remembered but what is in the bucket.
+	r, err = repository.Open(t.Context(), open(t, "s3://fleet/os"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, moved, err := r.Promote(t.Context(), "eos", "", "2", repository.Stable, p.opts); err != nil || len(moved) != 1 {
+		t.Errorf("Promote = %v, %v", moved, err)
+	}
+	prune := repository.PruneOptions{PublishOptions: p.opts, Keep: 1}
+	if done, err := r.Prune(t.Context(), prune); err != nil || len(done.Images) != 1 || done.Files != 0 {
+		t.Errorf("Prune = %+v, %v; want version 1 to go", done, err)
+	}
+	if _, err := r.Refresh(t.Context(), p.opts); err != nil {
+		t.Errorf("Refresh = %v", err)
+	}
+	prune.Now = func() time.Time { return time.Now().Add(2 * repository.PruneGrace) }
+	if done, err := r.Prune(t.Context(), prune); err != nil || done.Files < 3 {
+		t.Errorf("Prune later = %+v, %v; want the files of version 1 to go", done, err)
+	}
+	if got, err := fetch(t.Context(), url, p.root); got != "2" || err != nil {
+		t.Errorf("in the end a device sees %q, %v; want 2", got, err)
+	}
+	if rep, err := r.Verify(t.Context(), repository.VerifyOptions{Accepted: p.opts.Accepted}); err != nil || len(rep.Problems) > 0 || rep.Files != 3 {
+		t.Errorf("Verify = %+v, %v", rep, err)
+	}
+}
+
+// TestPublishers lets several publish at once, each its own image. The slower ones are told to
+// come again, and nobody's image is lost.
+func TestPublishers(t *testing.T) {
+	address := s3test.Start(t)
+	admin(t, address, "fleet")
+	p := newPublisher(t)
+	if _, err := repository.Init(t.Context(), open(t, "s3://fleet"), p.root); err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	for i := range 4 {
+		files = append(files, p.slot(t, fmt.Sprint(i+1), 30))
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	beaten := 0
+	for _, file := range files {
+		b := open(t, "s3://fleet")
+		wg.Go(func() {
+			for {
+				r, err := repository.Open(t.Context(), b)
+				if err == nil {
+					_, err = r.Publish(t.Context(), []string{file}, p.opts)
+				}
+				if !errors.Is(err, repository.ErrLocked) {
+					if err != nil {
+						t.Error(err)
+					}
+					return
+				}
+				mu.Lock()
+				beaten++
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if got, err := fetch(t.Context(), address+"/fleet", p.root); got != "1 2 3 4" || err != nil {
+		t.Errorf("a device sees %q, %v; want 1 2 3 4", got, err)
+	}
+	if beaten == 0 {
+		t.Error("no publisher was ever beaten: the test shows nothing")
+	}
+}
+
+// TestCut stops a publisher in the middle of a large file.
+func TestCut(t *testing.T) {
+	address := s3test.Start(t)
+	admin(t, address, "fleet")
+	b := open(t, "s3://fleet")
+	if err := b.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	data := bytes.NewReader(chunktest.Data(1, 48<<20))
+	err := b.Put(ctx, "targets/big", io.MultiReader(io.LimitReader(data, 40<<20), readerFunc(func([]byte) (int, error) {
+		cancel()
+		return 0, context.Canceled
+	})))
+	if err == nil {
+		t.Error("Put of half a file = nil")
+	}
+	if files, err := b.List(t.Context(), "targets"); err != nil || len(files) != 0 {
+		t.Errorf("after half a file: %v, %v; want none", files, err)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+// TestMistakes are those of people.
+func TestMistakes(t *testing.T) {
+	for _, address := range []string{"s3://", "s3:///x", "s3://b/../c", "s3://b/c?x=1"} {
+		if b, err := s3store.Open(address); err == nil {
+			t.Errorf("Open(%s) = %v, want an error", address, b)
+		}
+	}
+	address := s3test.Start(t)
+	c := admin(t, address, "other")
+	p := newPublisher(t)
+	if _, err := repository.Open(t.Context(), open(t, "s3://none")); err == nil {
+		t.Error("Open of no bucket = nil")
+	}
+	if _, err := repository.Init(t.Context(), open(t, "s3://none"), p.root); err == nil || !strings.Contains(err.Error(), "no such bucket") {
+		t.Errorf("Init of no bucket = %v", err)
+	}
+	if _, err := repository.Open(t.Context(), open(t, "s3://other")); !errors.Is(err, repository.ErrNotRepository) {
+		t.Errorf("Open of an empty bucket = %v, want %v", err, repository.ErrNotRepository)
+	}
+	if _, err := c.PutObject(t.Context(), "other", "holiday/photo.jpg", strings.NewReader("x"), 1, minio.PutObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repository.Init(t.Context(), open(t, "s3://other"), p.root); !errors.Is(err, repository.ErrNotRepository) {
+		t.Errorf("Init of a bucket with photos = %v, want %v", err, repository.ErrNotRepository)
+	}
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+	if _, err := repository.Init(t.Context(), open(t, "s3://other/new"), p.root); err == nil {
+		t.Error("Init with a wrong secret = nil")
+	}
+	t.Setenv("AWS_ENDPOINT_URL", "127.0.0.1:1")
+	if _, err := s3store.Open("s3://b"); err == nil || !strings.Contains(err.Error(), "AWS_ENDPOINT_URL") {
+		t.Errorf("Open with a bad endpoint = %v", err)
+	}
+}
