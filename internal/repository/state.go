@@ -66,7 +66,7 @@ func load(ctx context.Context, s Store) (*state, error) {
 	}
 	hasTimestamp := false
 	for _, f := range files {
-		hasTimestamp = hasTimestamp || f.Name == timestampName
+		hasTimestamp = hasTimestamp || f.Name == TimestampName
 		if version, role := splitVersioned(f.Name); role != "" {
 			st.used[role] = max(st.used[role], version)
 		}
@@ -120,7 +120,7 @@ func (st *state) loadSigned(ctx context.Context, s Store, root []byte) error {
 		return damaged(s, "root.json", err)
 	}
 	trusted.RefTime = time.Time{} // nothing has expired then
-	b, err := readAll(ctx, s, timestampName)
+	b, err := readAll(ctx, s, TimestampName)
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func (st *state) write(ctx context.Context, s Store, by signing, e Expiry, now t
 	if b, err = sign(st.timestamp, by[metadata.TIMESTAMP]); err != nil {
 		return err
 	}
-	return s.Put(ctx, timestampName, bytes.NewReader(b))
+	return s.Put(ctx, TimestampName, bytes.NewReader(b))
 }
 
 func describe(b []byte, version int64) *metadata.MetaFiles {

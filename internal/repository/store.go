@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/OSInside/eos/internal/httpcache"
 )
 
 // A Store is where a repository's files are. Names are slash-separated
@@ -62,8 +60,6 @@ type folder struct {
 const (
 	tempPrefix = ".eos-new-" // files not complete yet; package serve hides dot files
 	lockName   = ".lock"
-	// timestampName is the one file that changes under its name.
-	timestampName = httpcache.Mutable
 )
 
 // Belongs says whether name may be in the topmost folder of a repository.

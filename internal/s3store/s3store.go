@@ -32,7 +32,6 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
-	"github.com/OSInside/eos/internal/httpcache"
 	"github.com/OSInside/eos/internal/repository"
 )
 
@@ -96,7 +95,7 @@ func Open(address string) (*Bucket, error) {
 	return &Bucket{client: client, name: name, prefix: prefix}, nil
 }
 
-// String implements [repository.Store], as do the other methods.
+// String implements [repository.Store].
 func (b *Bucket) String() string { return Scheme + path.Join(b.name, b.prefix) }
 
 // httpStatus returns the HTTP status an error of the client stands for, or 0.
@@ -108,6 +107,7 @@ func httpStatus(err error) int {
 	return 0
 }
 
+// Init implements [repository.Store].
 func (b *Bucket) Init(ctx context.Context) error {
 	ok, err := b.client.BucketExists(ctx, b.name)
 	if err == nil && !ok {
@@ -127,10 +127,11 @@ func (b *Bucket) Init(ctx context.Context) error {
 	return nil
 }
 
+// Open implements [repository.Store].
 func (b *Bucket) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	// Core, because one request is enough.
 	body, info, _, err := minio.Core{Client: b.client}.GetObject(ctx, b.name, b.prefix+name, minio.GetObjectOptions{})
-	if name == httpcache.Mutable {
+	if name == repository.TimestampName {
 		b.mu.Lock()
 		b.etag = info.ETag
 		b.mu.Unlock()
@@ -144,12 +145,13 @@ func (b *Bucket) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	return body, nil
 }
 
+// Put implements [repository.Store].
 func (b *Bucket) Put(ctx context.Context, name string, r io.Reader) error {
 	opts := minio.PutObjectOptions{
-		ContentType: httpcache.ContentType(name), CacheControl: httpcache.Control(name),
+		ContentType: repository.ContentType(name), CacheControl: repository.CacheControl(name),
 		PartSize: partSize,
 	}
-	if name != httpcache.Mutable {
+	if name != repository.TimestampName {
 		opts.SetMatchETagExcept("*")
 	} else if b.mu.Lock(); b.etag != "" {
 		opts.SetMatchETag(b.etag)
@@ -177,7 +179,7 @@ func (b *Bucket) Put(ctx context.Context, name string, r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("write %s/%s: %w", b, name, err)
 	}
-	if name == httpcache.Mutable {
+	if name == repository.TimestampName {
 		b.mu.Lock()
 		b.etag = info.ETag
 		b.mu.Unlock()
@@ -185,6 +187,7 @@ func (b *Bucket) Put(ctx context.Context, name string, r io.Reader) error {
 	return nil
 }
 
+// List implements [repository.Store].
 func (b *Bucket) List(ctx context.Context, prefix string) ([]repository.Entry, error) {
 	var entries []repository.Entry
 	for o := range b.client.ListObjectsIter(ctx, b.name, minio.ListObjectsOptions{Prefix: b.prefix + prefix + "/", Recursive: true}) {
@@ -199,6 +202,7 @@ func (b *Bucket) List(ctx context.Context, prefix string) ([]repository.Entry, e
 	return entries, nil
 }
 
+// Remove implements [repository.Store].
 func (b *Bucket) Remove(ctx context.Context, name string) error {
 	if err := b.client.RemoveObject(ctx, b.name, b.prefix+name, minio.RemoveObjectOptions{}); err != nil && httpStatus(err) != http.StatusNotFound {
 		return fmt.Errorf("remove %s/%s: %w", b, name, err)

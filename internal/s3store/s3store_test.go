@@ -191,39 +191,46 @@ func TestPublish(t *testing.T) {
 	}
 }
 
-// TestPublishers lets several publish at once, each its own image. The slower ones are told to
-// come again, and nobody's image is lost.
+// TestPublishers lets one publisher overtake another one, and then several publish at once. The
+// slower ones are told to come again, and nobody's image is lost.
 func TestPublishers(t *testing.T) {
 	address := s3test.Start(t)
 	admin(t, address, "fleet")
 	p := newPublisher(t)
-	if _, err := repository.Init(t.Context(), open(t, "s3://fleet"), p.root); err != nil {
+	slow, err := repository.Init(t.Context(), open(t, "s3://fleet"), p.root)
+	if err != nil {
 		t.Fatal(err)
 	}
-	var files []string
-	for i := range 4 {
-		files = append(files, p.slot(t, fmt.Sprint(i+1), 30))
+	publish := func(version string) error {
+		r, err := repository.Open(t.Context(), open(t, "s3://fleet"))
+		if err == nil {
+			_, err = r.Publish(t.Context(), []string{p.slot(t, version, 30)}, p.opts)
+		}
+		return err
+	}
+	overtaken := p.opts
+	overtaken.Progress = hook(func(stage string) {
+		if strings.HasPrefix(stage, "copy") {
+			if err := publish("1"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if _, err := slow.Publish(t.Context(), []string{p.slot(t, "2", 30)}, overtaken); !errors.Is(err, repository.ErrLocked) {
+		t.Errorf("the slower publisher: %v, want %v", err, repository.ErrLocked)
+	}
+	if got, err := fetch(t.Context(), address+"/fleet", p.root); got != "1" || err != nil {
+		t.Errorf("a device sees %q, %v; want 1", got, err)
 	}
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	beaten := 0
-	for _, file := range files {
-		b := open(t, "s3://fleet")
+	for _, version := range []string{"2", "3", "4"} {
 		wg.Go(func() {
-			for {
-				r, err := repository.Open(t.Context(), b)
-				if err == nil {
-					_, err = r.Publish(t.Context(), []string{file}, p.opts)
-				}
-				if !errors.Is(err, repository.ErrLocked) {
-					if err != nil {
-						t.Error(err)
-					}
-					return
-				}
-				mu.Lock()
-				beaten++
-				mu.Unlock()
+			err := publish(version)
+			for errors.Is(err, repository.ErrLocked) {
+				err = publish(version)
+			}
+			if err != nil {
+				t.Error(err)
 			}
 		})
 	}
@@ -231,10 +238,14 @@ func TestPublishers(t *testing.T) {
 	if got, err := fetch(t.Context(), address+"/fleet", p.root); got != "1 2 3 4" || err != nil {
 		t.Errorf("a device sees %q, %v; want 1 2 3 4", got, err)
 	}
-	if beaten == 0 {
-		t.Error("no publisher was ever beaten: the test shows nothing")
-	}
 }
+
+// hook is called at the beginning of each stage of a publisher.
+type hook func(stage string)
+
+func (h hook) Stage(name string, _ int64) { h(name) }
+func (h hook) Add(int64)                  {}
+func (h hook) Done()                      {}
 
 // TestCut stops a publisher in the middle of a large file.
 func TestCut(t *testing.T) {

@@ -29,7 +29,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/OSInside/eos/internal/httpcache"
+	"github.com/OSInside/eos/internal/repository"
 )
 
 // A Handler serves the repository in one folder.
@@ -140,9 +140,9 @@ func (h *Handler) serve(w *recorder, r *http.Request) error {
 	}
 	header := w.Header()
 	header.Set("ETag", etag(info))
-	header.Set("Content-Type", httpcache.ContentType(name))
+	header.Set("Content-Type", repository.ContentType(name))
 	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Cache-Control", httpcache.Control(name))
+	header.Set("Cache-Control", repository.CacheControl(name))
 	if err := allow(w, info.Size()); err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/OSInside/eos/internal/httpcache"
 	"github.com/OSInside/eos/internal/repository"
 )
 
@@ -43,11 +42,11 @@ func Run(t *testing.T, s repository.Store, locks bool) {
 	put("a/b/one", strings.NewReader("1"), true)
 	put("a/two", strings.NewReader("2"), true)
 	put("c", strings.NewReader("3"), true)
-	put(httpcache.Mutable, strings.NewReader("1"), true)
-	put(httpcache.Mutable, strings.NewReader("22"), true)
-	put(httpcache.Mutable, io.MultiReader(strings.NewReader("333"), failing{}), false)
+	put(repository.TimestampName, strings.NewReader("1"), true)
+	put(repository.TimestampName, strings.NewReader("22"), true)
+	put(repository.TimestampName, io.MultiReader(strings.NewReader("333"), failing{}), false)
 	put("a/three", failing{}, false)
-	for name, want := range map[string]string{"a/b/one": "1", "a/two": "2", httpcache.Mutable: "22", "c": "3", "a/three": "<none>", "d/e": "<none>"} {
+	for name, want := range map[string]string{"a/b/one": "1", "a/two": "2", repository.TimestampName: "22", "c": "3", "a/three": "<none>", "d/e": "<none>"} {
 		if got := read(name); got != want {
 			t.Errorf("Open(%s) = %q, want %q", name, got, want)
 		}
