@@ -2,7 +2,7 @@
 GO       ?= go
 GOFLAGS  += -trimpath
 LDFLAGS  := -s -w
-PROGRAMS := eos eos-init os-update
+PROGRAMS := eos eos-init os-update os-update-restricted
 FUZZTIME ?= 30s
 MANDIR   ?= build/man
 

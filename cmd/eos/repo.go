@@ -69,7 +69,7 @@ and when they were built.`,
 		Example: `  eos repo list --repo repo
   eos repo list --repo repo --json | jq -r '.[].version'`,
 		Args:        cobra.NoArgs,
-		Annotations: map[string]string{exitAnnotation: "5"},
+		Annotations: map[string]string{exitAnnotation: "6"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			repo, err := opts.open(cmd.Context())
 			if err != nil {
@@ -112,13 +112,13 @@ func newRepoVerifyCommand(env *cli.Env) *cobra.Command {
 		Use:   "verify --repo DIR",
 		Short: "Verify all of a repository",
 		Long: `Reads the repository as all devices together would: every version of the root from the first,
-the metadata that is current, and every file of every image. It ends with status 5 if devices
+the metadata that is current, and every file of every image. It ends with status 6 if devices
 could not have all of it, and says what is wrong, one line each. Metadata that has expired is
 wrong too; what expires within 30 days is a warning.`,
 		Example: `  eos repo verify --repo repo
   eos repo verify --repo repo --quick --json`,
 		Args:        cobra.NoArgs,
-		Annotations: map[string]string{exitAnnotation: "5"},
+		Annotations: map[string]string{exitAnnotation: "6"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			keys, err := keysDir(cmd, env)
 			if err != nil {

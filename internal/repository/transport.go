@@ -242,7 +242,8 @@ func (w *watched) Close() error {
 	return w.ReadCloser.Close()
 }
 
-// isTemporary says whether asking again may help.
+// isTemporary says whether asking again may help. An error of a transport that knows it does
+// not has a method Permanent.
 func isTemporary(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return false
@@ -250,6 +251,10 @@ func isTemporary(ctx context.Context, err error) bool {
 	var status statusError
 	if errors.As(err, &status) {
 		return status.temporary()
+	}
+	var hopeless interface{ Permanent() bool }
+	if errors.As(err, &hopeless) && hopeless.Permanent() {
+		return false
 	}
 	var e *ClientError
 	return errors.As(err, &e) && (e.Kind == ErrUnreachable || e.Kind == ErrTruncated)

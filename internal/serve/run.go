@@ -26,20 +26,21 @@ const (
 	idleTimeout   = 2 * time.Minute
 )
 
-// Run serves h on l until ctx ends. Then no new connection is accepted, and
-// answers that run have the grace time to finish. It closes l. The error is
-// nil when all of them did.
-func Run(ctx context.Context, l net.Listener, h http.Handler, opts Options) error {
-	if opts.MaxConns <= 0 {
-		opts.MaxConns = 1024
+func (o Options) withDefaults() Options {
+	if o.MaxConns <= 0 {
+		o.MaxConns = 1024
 	}
-	if opts.Grace <= 0 {
-		opts.Grace = 30 * time.Second
+	if o.Grace <= 0 {
+		o.Grace = 30 * time.Second
 	}
-	if opts.Log == nil {
-		opts.Log = slog.New(slog.DiscardHandler)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &http.Server{
+	return o
+}
+
+func newServer(h http.Handler, opts Options) *http.Server {
+	return &http.Server{
 		Handler:           http.MaxBytesHandler(h, 0),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
@@ -47,6 +48,14 @@ func Run(ctx context.Context, l net.Listener, h http.Handler, opts Options) erro
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(opts.Log.Handler(), slog.LevelWarn),
 	}
+}
+
+// Run serves h on l until ctx ends. Then no new connection is accepted, and
+// answers that run have the grace time to finish. It closes l. The error is
+// nil when all of them did.
+func Run(ctx context.Context, l net.Listener, h http.Handler, opts Options) error {
+	opts = opts.withDefaults()
+	s := newServer(h, opts)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(newLimited(l, opts.MaxConns)) }()
 	select {

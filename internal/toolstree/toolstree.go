@@ -55,7 +55,9 @@ func Packages() []string {
 		"grub-efi-amd64-bin", // GRUB's modules for UEFI
 		"kmod",               // depmod
 		"mtools",             // files into FAT without a mount
+		"nginx-light",        // measured against in benchmarks
 		"openssh-client",     // ssh into a virtual machine
+		"openssh-server",     // a server that devices fetch from, in tests
 		"ovmf",               // UEFI firmware for QEMU
 		"qemu-system-x86",
 		"qemu-utils",     // qemu-img
@@ -64,6 +66,7 @@ func Packages() []string {
 		"swtpm-tools",
 		"systemd-boot-efi", // the EFI stub of unified kernel images
 		"systemd-ukify",
+		"xdelta3", // measured against in benchmarks
 		"xz-utils",
 		"zstd",
 	}

@@ -75,8 +75,8 @@ func (s *session) confirmers() []string {
 		known = append(known, t.Server)
 	}
 	return slices.DeleteFunc(known, func(server string) bool {
-		p, err := ParseServer(server)
-		return err != nil || p.URL == "" // ssh streams images and has no metadata
+		_, err := ParseServer(server)
+		return err != nil
 	})
 }
 

@@ -80,9 +80,10 @@ func (s *session) clientOf(address, cache string) (*repository.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if server.URL == "" {
-		return nil, cli.Refuse(cli.Refused, fmt.Errorf("server %s streams images over ssh, which --check and --apply do not use: nothing would say what is current", server.SSH),
-			"give the http or https address of a repository; --read works over ssh")
+	base, transport := server.URL, s.Trust.HTTP
+	if server.SSH != "" {
+		_, host, _ := strings.Cut(server.SSH, "@")
+		base, transport = "http://"+host, sshHTTP(server, s.Config.PKey)
 	}
 	root, err := os.ReadFile(s.Trust.Root)
 	if err != nil {
@@ -90,7 +91,7 @@ func (s *session) clientOf(address, cache string) (*repository.Client, error) {
 	}
 	own := s.manifests[s.d.Running]
 	return &repository.Client{
-		BaseURL: server.URL, HTTP: s.Trust.HTTP, RootJSON: root, CacheDir: cache,
+		BaseURL: base, HTTP: transport, RootJSON: root, CacheDir: cache,
 		Now: func() time.Time { return s.now(own) }, Floors: repository.Floors(s.d.Record.Floors),
 		LimitRate: int64(s.Config.LimitRate), Retries: s.Trust.Retries, Wait: s.Trust.Wait,
 	}, nil
@@ -241,7 +242,7 @@ func clientError(err error) error {
 	if err == nil || errors.As(err, &has) || errors.Is(err, context.Canceled) {
 		return err
 	}
-	hint := ""
+	hint := clientHint(err)
 	if errors.Is(err, repository.ErrExpired) {
 		hint = "the publisher has to sign again (eos publish --refresh), or this device's clock is wrong"
 	}

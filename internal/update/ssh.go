@@ -12,10 +12,15 @@ import (
 // sshDir is where a server of the system that this one replaces keeps images.
 const sshDir = "/srv/www/fleet/os-images"
 
-// sshArgv is the ssh command that streams an image. The host key must be known:
-// there is no trust on first use, and no question that a device could answer.
-// The image name is a plain name, so the remote shell has nothing to expand.
+// sshArgv is the ssh command that streams an image. The image name is a plain
+// name, so the remote shell has nothing to expand.
 func sshArgv(s Server, pkey, name string) []string {
+	return append(sshOptions(s, pkey), "--", s.SSH, "sudo cat "+sshDir+"/"+name+".raw.dev")
+}
+
+// sshOptions is an ssh command without its target. The host key must be known:
+// there is no trust on first use, and no question that a device could answer.
+func sshOptions(s Server, pkey string) []string {
 	argv := []string{"ssh", "-T",
 		"-o", "BatchMode=yes",
 		"-o", "StrictHostKeyChecking=yes",
@@ -30,7 +35,7 @@ func sshArgv(s Server, pkey, name string) []string {
 	if s.Port != "" {
 		argv = append(argv, "-p", s.Port)
 	}
-	return append(argv, "--", s.SSH, "sudo cat "+sshDir+"/"+name+".raw.dev")
+	return argv
 }
 
 // runSSH streams the image to w. The status of ssh counts: a stream that ended

@@ -278,7 +278,6 @@ func TestApplyRefusesBeforeTheFirstByte(t *testing.T) {
 			delete(l.machine.dev.Slots, "b")
 		}},
 		{"no server", cli.Usage, "no update server", ApplyOptions{}, func(l *lab) { l.u.Config.Server = "" }},
-		{"ssh server", cli.Refused, "streams images over ssh", ApplyOptions{}, func(l *lab) { l.u.Config.Server = "eos@host" }},
 		{"nobody listens", cli.Unreachable, "not reachable", ApplyOptions{}, func(l *lab) { l.server.Close() }},
 		{"server trouble", cli.Unreachable, "500", ApplyOptions{}, func(l *lab) {
 			l.publish("2")
