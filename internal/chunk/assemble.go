@@ -12,9 +12,12 @@ import (
 // Fetch returns a reader over exactly length bytes from offset on, followed by
 // io.EOF. A reader that ends early must return an error other than io.EOF,
 // never fewer bytes in silence. The bytes need not be right: the caller
-// verifies them. Waiting, in Fetch and in Read, ends with the context. One
-// goroutine at a time calls Fetch or reads, but a second Fetch may come before
-// the first reader is closed. Closing a reader before its end is allowed.
+// verifies them. Waiting, in Fetch and in Read, ends with the context. Fetch may
+// be called, and readers be read, from several goroutines. Closing a reader
+// before its end is allowed.
+//
+// A Fetcher may have a method Sequential() bool. While it is true, ranges are
+// fetched one after the other, whatever [Options] say.
 //
 // Package chunktest holds the contract as a test suite.
 type Fetcher interface {
@@ -64,6 +67,8 @@ type Options struct {
 	// OnChunk, if set, gets every chunk in order, verified, once it is in its
 	// place. data is valid until it returns. Its error ends Assemble.
 	OnChunk func(offset int64, data []byte) error
+	// Parallel is how many ranges may be open at a time. Zero means one.
+	Parallel int
 	// HoldLast leaves the last chunk unwritten. It is verified and given to
 	// OnChunk; the caller writes it once all before it is durable.
 	HoldLast bool
@@ -153,10 +158,9 @@ type assembly struct {
 
 	data, old []byte // the chunk at hand, and what the target holds there
 
-	open *Range // range that stream reads, nil when none
-	next int    // next range of the plan
-	pos  int64  // image offset the stream is at
-	body io.ReadCloser
+	ahead *ahead // nil before the first range
+	open  opened // range that is read; its Range is nil when there is none
+	pos   int64  // image offset that its body is at
 }
 
 // chunk brings chunk i into its place.
@@ -251,32 +255,47 @@ func (a *assembly) fetchChunk(ctx context.Context, i int, data []byte) error {
 		}
 		return verify(e, data)
 	}
-	if a.open == nil {
-		r := &a.plan.Ranges[a.next]
-		body, err := a.request(ctx, r.Offset, r.Size)
-		if err != nil {
-			return &MissingError{e, err}
-		}
-		a.open, a.body, a.pos = r, body, r.Offset
-		a.next++
+	if err := a.nextRange(ctx); err != nil {
+		return &MissingError{e, err}
 	}
 	if skip := e.Offset - a.pos; skip > 0 {
-		n, err := io.CopyN(io.Discard, a.body, skip)
+		n, err := io.CopyN(io.Discard, a.open.body, skip)
 		a.pos += n
 		if err != nil {
 			return &MissingError{e, unexpected(err)}
 		}
 	}
-	if err := readFull(a.body, data); err != nil {
+	if err := readFull(a.open.body, data); err != nil {
 		return &MissingError{e, err}
 	}
 	a.pos = e.End()
 	if i == a.open.Last {
-		if err := a.close(); err != nil {
+		if err := a.closeRange(); err != nil {
 			return &MissingError{e, err}
 		}
 	}
 	return verify(e, data)
+}
+
+// nextRange makes body read a range, if it reads none.
+func (a *assembly) nextRange(ctx context.Context) error {
+	if a.open.Range != nil {
+		return nil
+	}
+	if a.ahead == nil {
+		a.ahead = openAhead(ctx, a.fetch, a.plan.Ranges, a.opts.Parallel)
+	}
+	o, ok := <-a.ahead.ranges
+	if !ok {
+		return ctx.Err() // it ends early only with the context
+	}
+	a.stats.Requests++
+	a.stats.FetchedBytes += o.Size
+	if o.err != nil {
+		return o.err
+	}
+	a.open, a.pos = o, o.Offset
+	return nil
 }
 
 func (a *assembly) request(ctx context.Context, offset, size int64) (io.ReadCloser, error) {
@@ -285,13 +304,24 @@ func (a *assembly) request(ctx context.Context, offset, size int64) (io.ReadClos
 	return a.fetch.Fetch(ctx, offset, size)
 }
 
-// close ends the open range, if any.
-func (a *assembly) close() error {
-	if a.open == nil {
+// closeRange ends the open range, if any.
+func (a *assembly) closeRange() error {
+	o := a.open
+	if o.Range == nil {
 		return nil
 	}
-	a.open = nil
-	return a.body.Close()
+	a.open = opened{}
+	err := o.body.Close()
+	a.ahead.done(o)
+	return err
+}
+
+// close ends everything that was fetched.
+func (a *assembly) close() {
+	_ = a.closeRange() // after the last chunk it was nil, before it there is a better error
+	if a.ahead != nil {
+		a.ahead.stop()
+	}
 }
 
 func verify(e Entry, data []byte) error {

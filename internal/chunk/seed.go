@@ -21,26 +21,34 @@ type Seed struct {
 // a seed. When r cannot be read to the end, the seed of what could be read is
 // returned together with the error: half a seed is still of use.
 func ScanSeed(ctx context.Context, r io.ReaderAt, size int64) (Seed, error) {
-	return scanSeed(ctx, r, size, ours)
+	return scanSeed(ctx, r, size, ours, nil)
 }
 
-// Seed is [ScanSeed] with the chunk sizes that the index was made with. A
-// device that uses it goes on finding its chunks when publishers change their
-// sizes. Sizes that Make would never use give an empty seed.
+// Seed is [ScanSeed] with the chunk sizes that the index was made with, for the
+// chunks that are in the index. A device that uses it goes on finding its chunks
+// when publishers change their sizes. Sizes that Make would never use give an
+// empty seed.
 func (x *Index) Seed(ctx context.Context, r io.ReaderAt, size int64) (Seed, error) {
 	s := sizes{x.Min, x.Avg, x.Max}
 	if s.min < 1024 || s.normal() <= s.min || s.max <= s.normal() {
 		return Seed{Reader: r}, nil
 	}
-	return scanSeed(ctx, r, size, s)
+	wanted := make(map[ID]bool, len(x.Chunks))
+	for _, e := range x.Chunks {
+		wanted[e.ID] = true
+	}
+	return scanSeed(ctx, r, size, s, wanted)
 }
 
-func scanSeed(ctx context.Context, r io.ReaderAt, size int64, z sizes) (Seed, error) {
-	s := Seed{Reader: r, Offsets: make(map[ID]Entry, size/z.avg)}
+// scanSeed cuts r and remembers the wanted chunks, or all if wanted is nil.
+func scanSeed(ctx context.Context, r io.ReaderAt, size int64, z sizes, wanted map[ID]bool) (Seed, error) {
+	s := Seed{Reader: r, Offsets: make(map[ID]Entry)}
 	_, err := split(ctx, io.NewSectionReader(r, 0, size), z, 0, func(e Entry, _ []byte) error {
 		// The last place a chunk is seen at stays usable longest when the
 		// seed is the target itself.
-		s.Offsets[e.ID] = e
+		if wanted == nil || wanted[e.ID] {
+			s.Offsets[e.ID] = e
+		}
 		return nil
 	})
 	return s, err

@@ -90,12 +90,21 @@ func (t *tree) layEOS() error {
 
 // writeUpdateConfig writes what os-update reads.
 func (t *tree) writeUpdateConfig(s *imagespec.Spec) error {
+	u := s.Update
 	text, err := yaml.Marshal(struct {
-		Server   string `yaml:"server"`
-		Name     string `yaml:"name"`
-		Class    string `yaml:"class"`
-		Activate string `yaml:"activate"`
-	}{s.Update.Server, s.Update.Name, s.Class, s.Update.Activate})
+		Server      string `yaml:"server"`
+		Name        string `yaml:"name"`
+		Class       string `yaml:"class"`
+		Activate    string `yaml:"activate"`
+		Channel     string `yaml:"channel,omitempty"`
+		Limit       string `yaml:"limit_rate,omitempty"`
+		PKey        string `yaml:"pkey,omitempty"`
+		CA          string `yaml:"ca,omitempty"`
+		Certificate string `yaml:"certificate,omitempty"`
+		Key         string `yaml:"key,omitempty"`
+	}{
+		u.Server, u.Name, s.Class, u.Activate, u.Channel, u.Limit, u.PKey, u.CA, u.Certificate, u.Key,
+	})
 	if err != nil {
 		return fmt.Errorf("write update configuration: %w", err)
 	}

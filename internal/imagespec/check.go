@@ -36,6 +36,7 @@ var (
 	userName    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	unitName    = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|socket|target|timer|path|mount|automount|swap|slice|device)$`)
 	hashText    = regexp.MustCompile(`^\$[a-z0-9]+\$[!-9;-~]{8,400}$`)
+	rateText    = regexp.MustCompile(`^[0-9]{1,12}(\.[0-9]{1,6})?([kKmMgG](i?B)?)?$`)
 	keyName     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$`)
 	keyPath     = regexp.MustCompile(`^[^\x00-\x1f]+/[^\x00-\x1f/]+\.pub$|^[^\x00-\x1f/]+\.pub$`)
 )
@@ -298,6 +299,29 @@ func (d *decoder) checkUpdate(s *Spec) {
 		d.match("update.name", s.Update.Name, imageName, "want the name of an image in the repository")
 	}
 	d.oneOf("update.activate", s.Update.Activate, ActivateKexec, ActivateReboot)
+	for _, f := range []struct {
+		key, value string
+		re         *regexp.Regexp
+		fix        string
+	}{
+		{"update.channel", s.Update.Channel, className, "want the name of a channel, as testing"},
+		{"update.limit_rate", s.Update.Limit, rateText, "want bytes a second, as 500KiB or 1MiB"},
+	} {
+		if d.set(f.key) {
+			d.match(f.key, f.value, f.re, f.fix)
+		}
+	}
+	for _, f := range []struct{ key, value string }{
+		{"update.pkey", s.Update.PKey}, {"update.ca", s.Update.CA},
+		{"update.certificate", s.Update.Certificate}, {"update.key", s.Update.Key},
+	} {
+		if what, fix := badPath(f.value, false); f.value != "" && what != "" {
+			d.bad(f.key, fix, "%q %s", f.value, what)
+		}
+	}
+	if (s.Update.Certificate == "") != (s.Update.Key == "") {
+		d.bad("update.certificate", "a certificate is of use with its private key", "and update.key are given one without the other")
+	}
 }
 
 // match reports a value that is there and is not as it should be.

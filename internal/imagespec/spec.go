@@ -149,6 +149,13 @@ type Update struct {
 	Server   string `yaml:"server"` // empty: the device has no update server
 	Name     string `yaml:"name"`   // of the image in the repository; default the image's
 	Activate string `yaml:"activate"`
+	Channel  string `yaml:"channel"`    // followed besides stable
+	Limit    string `yaml:"limit_rate"` // bytes a second, as 1MiB; empty: no bound
+	// Paths on the device, empty where there is none.
+	PKey        string `yaml:"pkey"`        // private key for ssh
+	CA          string `yaml:"ca"`          // authorities for https besides the system's
+	Certificate string `yaml:"certificate"` // by which an https server knows the device
+	Key         string `yaml:"key"`         // its private key
 }
 
 // Registry configures the data partition.

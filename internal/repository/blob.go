@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -22,6 +24,8 @@ type BlobFetcher struct {
 	c    *Client
 	blob File
 
+	mu         sync.Mutex
+	sequential bool // the server ignores ranges
 	// whole is a body that began at 0 and stands at wholeAt, with nobody
 	// reading it; nil when there is none.
 	whole   io.ReadCloser
@@ -35,14 +39,44 @@ func (c *Client) Fetcher(img Image) *BlobFetcher {
 	return &BlobFetcher{c: c, blob: img.Blob}
 }
 
+// Sequential says that the server ignores ranges, or that a rate limit would
+// be passed by what waits in buffers.
+func (f *BlobFetcher) Sequential() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sequential || f.c.LimitRate > 0
+}
+
 // Close lets go of the connection a fetcher may hold.
 func (f *BlobFetcher) Close() error {
-	if f.whole == nil {
-		return nil
+	if body, _ := f.takeWhole(math.MaxInt64); body != nil {
+		return body.Close()
 	}
-	body := f.whole
-	f.whole = nil
-	return body.Close()
+	return nil
+}
+
+// takeWhole takes the body that is the whole blob, if there is one that stands
+// at or before offset.
+func (f *BlobFetcher) takeWhole(offset int64) (body io.ReadCloser, at int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.whole == nil || f.wholeAt > offset {
+		return nil, 0
+	}
+	body, f.whole = f.whole, nil
+	return body, f.wholeAt
+}
+
+// keepWhole keeps a body that is the whole blob for the next range, and says
+// whether there was room for it.
+func (f *BlobFetcher) keepWhole(body io.ReadCloser, at int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.whole != nil {
+		return false
+	}
+	f.whole, f.wholeAt = body, at
+	return true
 }
 
 // Fetch implements [chunk.Fetcher].
@@ -103,8 +137,7 @@ func (r *rangeReader) Read(b []byte) (int, error) {
 
 // Close keeps a body that is the whole blob for the next range.
 func (r *rangeReader) Close() error {
-	if r.isWhole && r.body != nil && r.f.whole == nil && r.ctx.Err() == nil {
-		r.f.whole, r.f.wholeAt = r.body, r.at
+	if r.isWhole && r.body != nil && r.ctx.Err() == nil && r.f.keepWhole(r.body, r.at) {
 		r.body = nil
 		return nil
 	}
@@ -138,9 +171,7 @@ func (r *rangeReader) pause(err error) error {
 
 // open makes body stand at r.at.
 func (r *rangeReader) open() error {
-	if f := r.f; f.whole != nil && f.wholeAt <= r.at {
-		body, at := f.whole, f.wholeAt
-		f.whole = nil
+	if body, at := r.f.takeWhole(r.at); body != nil {
 		if _, err := io.CopyN(io.Discard, readerContext{r.ctx, body}, r.at-at); err == nil {
 			r.body, r.isWhole = body, true
 			return nil
@@ -185,6 +216,9 @@ func (r *rangeReader) request() error {
 			return wrong("server sent a file of %d bytes, want %d", n, blob.Length)
 		}
 		r.isWhole = true
+		r.f.mu.Lock()
+		r.f.sequential = true
+		r.f.mu.Unlock()
 		if _, err := io.CopyN(io.Discard, res.Body, r.at); err != nil {
 			return bodyError(r.ctx, blob.Path, err)
 		}

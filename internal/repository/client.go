@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -51,6 +52,9 @@ type Client struct {
 	// HTTP sends the requests. Nil means a client with system certificates,
 	// the proxy of the environment, and limits on waiting.
 	HTTP *http.Client
+	// TLS is for https where HTTP is nil. Nil means the system's authorities and
+	// no certificate.
+	TLS *tls.Config
 	// RootJSON is the root metadata that trust begins with.
 	RootJSON []byte
 	// CacheDir keeps metadata between calls, so that unchanged files are not
@@ -124,7 +128,7 @@ func (c *Client) setup() error {
 		}
 		base := c.HTTP
 		if base == nil {
-			base = &http.Client{Transport: newTransport(c.Stall)}
+			base = &http.Client{Transport: newTransport(c.Stall, c.TLS)}
 		}
 		c.meter = &transport{next: base.Transport, limit: newLimiter(c.LimitRate)}
 		if c.meter.next == nil {

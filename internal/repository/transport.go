@@ -2,6 +2,7 @@ package repository
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -16,11 +17,12 @@ import (
 )
 
 // newTransport returns a transport with the proxy of the environment.
-func newTransport(stall time.Duration) http.RoundTripper {
+func newTransport(stall time.Duration, t *tls.Config) http.RoundTripper {
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: stall}).DialContext,
 		TLSHandshakeTimeout:    stall,
+		TLSClientConfig:        t,
 		ResponseHeaderTimeout:  stall,
 		MaxIdleConnsPerHost:    4,
 		IdleConnTimeout:        90 * time.Second,
@@ -209,7 +211,7 @@ func (c *Client) do(ctx context.Context, what, address, byteRange string) (*http
 		stop()
 		return nil, err
 	}
-	timer.Reset(c.Stall)
+	timer.Stop() // until somebody reads: a range may be opened before its turn comes
 	res.Body = &watched{ReadCloser: res.Body, inner: inner, timer: timer, stall: c.Stall, stop: stop}
 	return res, nil
 }

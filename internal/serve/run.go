@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 type Options struct {
 	MaxConns int           // connections at a time; default 1024
 	Grace    time.Duration // for answers that run when the context ends; default 30 s
+	TLS      *tls.Config   // see [LoadTLS]; nil: plain HTTP
 	Log      *slog.Logger  // for trouble with connections; may be nil
 }
 
@@ -46,6 +48,7 @@ func newServer(h http.Handler, opts Options) *http.Server {
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
+		TLSConfig:         opts.TLS,
 		ErrorLog:          slog.NewLogLogger(opts.Log.Handler(), slog.LevelWarn),
 	}
 }
@@ -57,7 +60,14 @@ func Run(ctx context.Context, l net.Listener, h http.Handler, opts Options) erro
 	opts = opts.withDefaults()
 	s := newServer(h, opts)
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(newLimited(l, opts.MaxConns)) }()
+	limited := newLimited(l, opts.MaxConns)
+	go func() {
+		if opts.TLS == nil {
+			done <- s.Serve(limited)
+		} else {
+			done <- s.ServeTLS(limited, "", "")
+		}
+	}()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve: %w", err)

@@ -262,9 +262,9 @@ func (a *applying) dryRun(ctx context.Context, plan []slot.Step) (err error) {
 			return err
 		}
 		w := &writer{s: a.session, m: a.rel.m, block: a.rel.block, index: index}
-		seeds, release := w.seeds(ctx)
+		seeds, release := w.seeds(ctx, dst)
 		defer release()
-		p := chunk.MakePlan(index, kept, seeds, merging)
+		p := chunk.MakePlan(index, kept, seeds, Merging)
 		a.res.KeptBytes, a.res.ReusedBytes = p.KeepBytes, p.ReuseBytes+p.CopyBytes
 		a.res.FetchedBytes = p.FetchBytes + p.ExtraBytes
 	}

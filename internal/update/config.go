@@ -37,6 +37,12 @@ type Config struct {
 	Activate string `yaml:"activate"`
 	// PKey is the private key for ssh.
 	PKey string `yaml:"pkey"`
+	// CA is a PEM file with authorities for https, besides those of the system.
+	CA string `yaml:"ca"`
+	// Certificate and Key are PEM files by which an https server knows this
+	// device. Empty: none.
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
 	// LimitRate bounds what is fetched, in bytes a second, as 1MiB. Empty: no
 	// bound.
 	LimitRate Rate `yaml:"limit_rate"`
@@ -147,6 +153,9 @@ func (c Config) Check() error {
 	case "", ActivateKexec, ActivateReboot:
 	default:
 		return fmt.Errorf("activate is %q, want kexec or reboot", c.Activate)
+	}
+	if (c.Certificate == "") != (c.Key == "") {
+		return errors.New("certificate and key: one is given without the other")
 	}
 	if c.Server != "" {
 		if _, err := ParseServer(c.Server); err != nil {

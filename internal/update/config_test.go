@@ -8,8 +8,8 @@ import (
 )
 
 func TestParseConfig(t *testing.T) {
-	full := Config{Server: "https://updates.example.com/eos", Name: "EOS.x86_64", Class: "kiosk", Activate: "reboot", PKey: "/run/key", LimitRate: 1 << 20, Channel: "stable"}
-	text := "server: https://updates.example.com/eos\nname: EOS.x86_64\nclass: kiosk\nactivate: reboot\npkey: /run/key\nlimit_rate: 1MiB\nchannel: stable\n"
+	full := Config{Server: "https://updates.example.com/eos", Name: "EOS.x86_64", Class: "kiosk", Activate: "reboot", PKey: "/run/key", CA: "/etc/ca.pem", Certificate: "/run/c.pem", Key: "/run/k.pem", LimitRate: 1 << 20, Channel: "stable"}
+	text := "server: https://updates.example.com/eos\nname: EOS.x86_64\nclass: kiosk\nactivate: reboot\npkey: /run/key\nca: /etc/ca.pem\ncertificate: /run/c.pem\nkey: /run/k.pem\nlimit_rate: 1MiB\nchannel: stable\n"
 	for _, c := range []struct {
 		name, in string
 		want     Config
@@ -27,6 +27,7 @@ func TestParseConfig(t *testing.T) {
 		{"wrong type", "name: [x]\n", Config{}, "etc/x.yml:1: cannot unmarshal"},
 		{"bad rate", "a: 1\nlimit_rate: fast\n", Config{}, "etc/x.yml:"},
 		{"bad activate", "activate: jump", Config{}, "want kexec or reboot"},
+		{"half a certificate", "certificate: x", Config{}, "one is given without the other"},
 		{"bad name", "name: ../x", Config{}, "image name"},
 		{"shell name", "name: 'x;y'", Config{}, "image name"},
 		{"bad server", "server: ftp://x", Config{}, "scheme ftp"},

@@ -71,12 +71,17 @@ func (u *Updater) Confirm(ctx context.Context) (*ConfirmResult, error) {
 // confirmers are the repositories that can confirm the trial.
 func (s *session) confirmers() []string {
 	known := []string{s.Config.Server}
-	if t := s.d.Record.Trial; t != nil && !slices.Contains(known, t.Server) {
+	if t := s.d.Record.Trial; t != nil {
 		known = append(known, t.Server)
 	}
-	return slices.DeleteFunc(known, func(server string) bool {
-		_, err := ParseServer(server)
-		return err != nil
+	var seen []Server // the same one may be written in two ways
+	return slices.DeleteFunc(known, func(address string) bool {
+		server, err := ParseServer(address)
+		if err != nil || slices.Contains(seen, server) {
+			return true
+		}
+		seen = append(seen, server)
+		return false
 	})
 }
 

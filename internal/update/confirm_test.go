@@ -96,7 +96,7 @@ func TestConfirmers(t *testing.T) {
 		want         []string
 	}{
 		{"none", "", nil, []string{}},
-		{"ssh has no metadata", "fleet@host", &slot.Attempt{Server: "ssh://fleet@host"}, []string{}},
+		{"the same over ssh, written in two ways", "fleet@host", &slot.Attempt{Server: "ssh://fleet@host"}, []string{"fleet@host"}},
 		{"configured", "https://a/x", nil, []string{"https://a/x"}},
 		{"the same", "https://a", &slot.Attempt{Server: "https://a"}, []string{"https://a"}},
 		{"another", "https://a", &slot.Attempt{Server: "http://b"}, []string{"https://a", "http://b"}},

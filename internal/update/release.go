@@ -1,6 +1,7 @@
 package update
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,9 +91,14 @@ func (s *session) clientOf(address, cache string) (*repository.Client, error) {
 		return nil, fmt.Errorf("read trusted root metadata: %w", err)
 	}
 	own := s.manifests[s.d.Running]
+	now := func() time.Time { return s.now(own) }
+	tlsConfig, err := s.Config.tlsConfig(now)
+	if err != nil {
+		return nil, err
+	}
 	return &repository.Client{
-		BaseURL: base, HTTP: transport, RootJSON: root, CacheDir: cache,
-		Now: func() time.Time { return s.now(own) }, Floors: repository.Floors(s.d.Record.Floors),
+		BaseURL: base, HTTP: transport, TLS: tlsConfig, RootJSON: root, CacheDir: cache,
+		Now: now, Floors: repository.Floors(s.d.Record.Floors),
 		LimitRate: int64(s.Config.LimitRate), Retries: s.Trust.Retries, Wait: s.Trust.Wait,
 	}, nil
 }
@@ -242,7 +248,7 @@ func clientError(err error) error {
 	if err == nil || errors.As(err, &has) || errors.Is(err, context.Canceled) {
 		return err
 	}
-	hint := clientHint(err)
+	hint := cmp.Or(sshHint(err), tlsHint(err))
 	if errors.Is(err, repository.ErrExpired) {
 		hint = "the publisher has to sign again (eos publish --refresh), or this device's clock is wrong"
 	}

@@ -26,7 +26,7 @@ func sshHTTP(s Server, pkey string) *http.Client {
 	argv := append(sshOptions(s, pkey), "--", s.SSH, sshServe)
 	return &http.Client{Transport: &http.Transport{
 		DialContext:            func(context.Context, string, string) (net.Conn, error) { return dialSSH(argv) },
-		MaxConnsPerHost:        2, // a login each
+		MaxConnsPerHost:        Parallel + 1, // a login each
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
@@ -72,19 +72,31 @@ type sshConn struct {
 // Read says why ssh ended, instead of just that it did.
 func (c *sshConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if err != io.EOF {
-		return n, err
+	return n, c.why(err)
+}
+
+// Write does the same: who writes first may see it first.
+func (c *sshConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	return n, c.why(err)
+}
+
+// why puts ssh's own words in the place of an error that says that the other end is gone. It
+// is gone with a reset where ssh ended before it had read everything.
+func (c *sshConn) why(err error) error {
+	if err != io.EOF && !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
+		return err
 	}
 	select {
 	case <-c.ended:
 	case <-time.After(5 * time.Second): // it has closed its output and lingers
-		return n, err
+		return err
 	}
 	var exit *exec.ExitError
 	if errors.As(c.err, &exit) {
-		err = &sshError{status: exit.ExitCode(), said: c.said.String()}
+		return &sshError{status: exit.ExitCode(), said: c.said.String()}
 	}
-	return n, err
+	return err
 }
 
 // Close ends ssh.
@@ -130,8 +142,8 @@ func (e *sshError) hint() string {
 	return ""
 }
 
-// clientHint is what is known about an error of the way to the server.
-func clientHint(err error) string {
+// sshHint says what to do about an error of ssh.
+func sshHint(err error) string {
 	var e *sshError
 	if errors.As(err, &e) {
 		return e.hint()

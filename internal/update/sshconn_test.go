@@ -51,7 +51,6 @@ func TestOverSSH(t *testing.T) {
 		t.Errorf("the server's log: %s, %v", b, err)
 	}
 
-	logins := s.Logins()
 	l.u.Config.PKey = s.Stranger
 	_, err = l.u.Check(t.Context(), Choice{})
 	wantCode(t, "Check with a key that the server does not know", err, cli.Unreachable, "Permission denied")
@@ -61,7 +60,4 @@ func TestOverSSH(t *testing.T) {
 	s.Client(t, none)
 	_, err = l.u.Check(t.Context(), Choice{})
 	wantCode(t, "Check of a server that is not known", err, cli.Unreachable, "Host key verification failed")
-	if s.Logins() != logins {
-		t.Error("a login with a wrong key")
-	}
 }

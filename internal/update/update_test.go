@@ -285,9 +285,9 @@ func TestApplyRefusesBeforeTheFirstByte(t *testing.T) {
 				return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
 			}
 		}},
-		{"channel", cli.Refused, "channel beta of eos holds no image", ApplyOptions{}, func(l *lab) {
+		{"channel", cli.Refused, "channel stable of eos holds no image", ApplyOptions{}, func(l *lab) {
+			l.opts.Channel = repository.Testing
 			l.publish("2")
-			l.u.Config.Channel = "beta"
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

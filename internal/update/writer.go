@@ -15,10 +15,14 @@ import (
 	"github.com/OSInside/eos/internal/verity"
 )
 
-// merging says which gaps between needed chunks are fetched to save a request.
+// Merging says which gaps between needed chunks are fetched to save a request.
 // Half a small chunk costs less than the header of one more range and a seek at
 // the server.
-var merging = chunk.Merging{Gap: 32 << 10, MaxRanges: 150}
+var Merging = chunk.Merging{Gap: 32 << 10, MaxRanges: 150}
+
+// Parallel is how many ranges are open at a time. It hides the way to the server and
+// back; more than a few connections would only take from others.
+const Parallel = 3
 
 // writer carries out the steps that fill the other slot with one image.
 type writer struct {
@@ -81,7 +85,7 @@ func (w *writer) invalidate(dst Block, x bootstate.Slot) error {
 
 // writeData brings file system and hash tree into the slot.
 func (w *writer) writeData(ctx context.Context, dst Block, x bootstate.Slot) error {
-	seeds, release := w.seeds(ctx)
+	seeds, release := w.seeds(ctx, dst)
 	defer release()
 	tree, err := verity.NewBuilder(w.m.VerityParams())
 	if err != nil {
@@ -91,7 +95,8 @@ func (w *writer) writeData(ctx context.Context, dst Block, x bootstate.Slot) err
 	w.s.Progress.Stage("write slot "+string(x), w.m.DataSize)
 	defer w.s.Progress.Done()
 	w.stats, err = chunk.Assemble(ctx, dst, w.index, seeds, w.fetch, chunk.Options{
-		Merging:  merging,
+		Merging:  Merging,
+		Parallel: Parallel,
 		HoldLast: true,
 		OnChunk: func(off int64, data []byte) error {
 			if off == w.m.DataSize {
@@ -137,26 +142,30 @@ func (w *writer) interrupted(err error, x bootstate.Slot) error {
 	return fmt.Errorf("write slot %s: %w", x, err)
 }
 
-// seeds are where chunks come from that need not be fetched: the slot that runs.
-func (w *writer) seeds(ctx context.Context) (seeds []chunk.Seed, release func()) {
+// seeds are where chunks come from that need not be fetched: the slot that runs,
+// and what the slot to write still holds of an older image.
+func (w *writer) seeds(ctx context.Context, dst Block) (seeds []chunk.Seed, release func()) {
 	release = func() {}
-	m := w.s.manifests[w.s.d.Running]
-	if m == nil {
-		return nil, release
+	look := func(x bootstate.Slot, b Block, size int64) {
+		w.s.Progress.Stage("look at slot "+string(x), size)
+		defer w.s.Progress.Done()
+		// With the sizes of this index: those of the publisher may differ from ours.
+		seed, err := w.index.Seed(ctx, &counted{b, w.s.Progress}, size)
+		if err != nil {
+			w.s.Progress.Note("slot %s: %v; what cannot be read there is fetched", x, err)
+		}
+		seed.Reader, seed.Target = b, b == dst
+		seeds = append(seeds, seed)
 	}
-	b, err := w.s.Machine.OpenSlot(w.s.d.Running, false)
-	if err != nil {
-		return nil, release
+	running := w.s.d.Running
+	if m := w.s.manifests[running]; m != nil {
+		if b, err := w.s.Machine.OpenSlot(running, false); err == nil {
+			release = func() { b.Close() }
+			look(running, b, m.DataSize)
+		}
 	}
-	w.s.Progress.Stage("look at slot "+string(w.s.d.Running), m.DataSize)
-	defer w.s.Progress.Done()
-	// With the sizes of this index: those of the publisher may differ from ours.
-	seed, err := w.index.Seed(ctx, &counted{b, w.s.Progress}, m.DataSize)
-	if err != nil {
-		w.s.Progress.Note("slot %s: %v; what cannot be read there is fetched", w.s.d.Running, err)
-	}
-	seed.Reader = b
-	return []chunk.Seed{seed}, func() { b.Close() }
+	look(running.Other(), dst, min(dst.Size(), w.index.Size()))
+	return seeds, release
 }
 
 // counted tells a progress how much was read.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/OSInside/eos/internal/chunk"
@@ -84,6 +85,25 @@ func Fetchers(t *testing.T, open func(t *testing.T, image []byte) chunk.Fetcher)
 			t.Error(err)
 		}
 	})
+	t.Run("many at once", func(t *testing.T) {
+		f := open(t, image)
+		var wg sync.WaitGroup
+		for i := range int64(8) {
+			wg.Go(func() {
+				offset := i * 37_000
+				r, err := f.Fetch(t.Context(), offset, 40_000)
+				if err != nil {
+					t.Errorf("Fetch(%d) beside others = %v", offset, err)
+					return
+				}
+				got, err := io.ReadAll(r)
+				if err = errors.Join(err, r.Close()); err != nil || !bytes.Equal(got, image[offset:offset+40_000]) {
+					t.Errorf("Fetch(%d) beside others: %d bytes, error %v; want 40000 right bytes", offset, len(got), err)
+				}
+			})
+		}
+		wg.Wait()
+	})
 	t.Run("past the end", func(t *testing.T) {
 		f := open(t, image)
 		r, err := f.Fetch(t.Context(), 299_990, 20)
@@ -113,6 +133,7 @@ func Fetchers(t *testing.T, open func(t *testing.T, image []byte) chunk.Fetcher)
 // Memory is a fetcher over bytes at hand. It counts requests; Bend, if set,
 // may change what a request gives.
 type Memory struct {
+	mu       sync.Mutex
 	Image    []byte
 	Requests int
 	Bend     func(offset int64, data []byte) io.Reader
@@ -120,7 +141,9 @@ type Memory struct {
 
 // Fetch implements [chunk.Fetcher].
 func (m *Memory) Fetch(ctx context.Context, offset, length int64) (io.ReadCloser, error) {
+	m.mu.Lock()
 	m.Requests++
+	m.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

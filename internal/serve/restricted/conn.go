@@ -2,6 +2,7 @@ package restricted
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -17,7 +18,16 @@ type conn struct {
 
 func newConn(in, out *os.File) *conn { return &conn{in: in, out: out} }
 
-func (c *conn) Read(b []byte) (int, error)  { return c.in.Read(b) }
+// Read returns errors as a network's: http.Server says nothing to a client that is silent for
+// too long, but answers other errors as if they were requests.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.in.Read(b)
+	if err != nil && err != io.EOF {
+		err = &net.OpError{Op: "read", Net: stdio{}.Network(), Err: err}
+	}
+	return n, err
+}
+
 func (c *conn) Write(b []byte) (int, error) { return c.out.Write(b) }
 
 func (c *conn) Close() error {

@@ -69,6 +69,7 @@ func Start(t testing.TB, command string) *Server {
 	run := tree.Command("sh", "-c", `mount -t tmpfs tmpfs /run && mkdir -m 0755 /run/sshd && mount --bind "$1/passwd" /etc/passwd && exec /usr/sbin/sshd -D -e -f "$1/config"`, "sh", dir)
 	c := exec.Command(run.Argv[0], run.Argv[1:]...)
 	c.Stdout, c.Stderr = s.log, s.log
+	c.WaitDelay = time.Second // sessions of clients that keep their connection have our pipes
 	c.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGTERM}
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
