@@ -1,0 +1,117 @@
+package origin
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// ConfigFile says what a server keeps copies of.
+const ConfigFile = "/etc/os-update.yml"
+
+// A Source is one image and where it comes from.
+type Source struct {
+	Image string `yaml:"image" json:"image"` // URL of a .raw, .raw.xz or .raw.zst
+	Name  string `yaml:"name" json:"name"`   // of the copy, ends in .raw
+	// Keyring is a file of OpenPGP public keys. If it is named, only an image with a signature
+	// by one of them is taken.
+	Keyring string `yaml:"keyring" json:"keyring,omitempty"`
+}
+
+var imageName = regexp.MustCompile(`^[0-9A-Za-z_][0-9A-Za-z_+-]*(\.[0-9A-Za-z_+-]+)*\.raw$`)
+
+// LoadConfig reads a configuration file.
+func LoadConfig(path string) ([]Source, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return ParseConfig(path, b)
+}
+
+// ParseConfig reads the images under `update:` strictly: an unknown key, a wrong type or a name
+// given twice is an error that names file and line.
+func ParseConfig(path string, b []byte) ([]Source, error) {
+	var doc struct {
+		Update []yaml.Node `yaml:"update"`
+	}
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
+		return nil, yamlError(path, err)
+	}
+	if err := d.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: more than one YAML document", path)
+	}
+	var list []Source
+	seen := map[string]int{}
+	for _, n := range doc.Update {
+		var s Source
+		if err := known(&n); err != nil {
+			return nil, fmt.Errorf("%s:%w", path, err)
+		}
+		if err := n.Decode(&s); err != nil {
+			return nil, yamlError(path, err)
+		}
+		if err := s.check(); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", path, n.Line, err)
+		}
+		if line, ok := seen[s.Name]; ok {
+			return nil, fmt.Errorf("%s:%d: name %s is taken in line %d", path, n.Line, s.Name, line)
+		}
+		seen[s.Name] = n.Line
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// known refuses keys that there are not; yaml.Node does not keep the decoder's strictness.
+func known(n *yaml.Node) error {
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("%d: want image: and name:", n.Line)
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		switch k := n.Content[i]; k.Value {
+		case "image", "name", "keyring":
+		default:
+			return fmt.Errorf("%d: unknown key %q (want image, name, keyring)", k.Line, k.Value)
+		}
+	}
+	return nil
+}
+
+func yamlError(path string, err error) error {
+	text := err.Error()
+	var t *yaml.TypeError
+	if errors.As(err, &t) && len(t.Errors) > 0 {
+		text = t.Errors[0]
+	}
+	if rest, ok := strings.CutPrefix(strings.TrimPrefix(text, "yaml: "), "line "); ok {
+		if line, what, ok := strings.Cut(rest, ": "); ok {
+			return fmt.Errorf("%s:%s: %s", path, line, strings.ReplaceAll(what, " in type struct { Update []yaml.Node \"yaml:\\\"update\\\"\" }", ""))
+		}
+	}
+	return fmt.Errorf("%s: %s", path, strings.TrimPrefix(text, "yaml: "))
+}
+
+func (s Source) check() error {
+	u, err := url.Parse(s.Image)
+	switch {
+	case s.Image == "":
+		return errors.New("image is missing: the URL of a .raw, .raw.xz or .raw.zst")
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return fmt.Errorf("image %q: want http://HOST/PATH or https://HOST/PATH", s.Image)
+	case s.Name == "":
+		return errors.New("name is missing: that of the copy, as EOS.x86_64.raw")
+	case len(s.Name) > 180 || !imageName.MatchString(s.Name):
+		return fmt.Errorf("name %q: want letters, digits, '.', '_', '+' and '-', and .raw at the end", s.Name)
+	}
+	return nil
+}
