@@ -2,7 +2,7 @@
 GO       ?= go
 GOFLAGS  += -trimpath
 LDFLAGS  := -s -w
-PROGRAMS := eos eos-init os-update os-update-restricted
+PROGRAMS := eos eos-init os-update os-update-daemon os-update-restricted
 FUZZTIME ?= 30s
 MANDIR   ?= build/man
 
@@ -13,7 +13,7 @@ N        ?= 50
 SEED     ?= 1
 MACHINES ?= 2
 
-.PHONY: all build $(PROGRAMS) setup lint unit test campaign bench demo man completion fuzz clean
+.PHONY: all build $(PROGRAMS) setup lint unit test campaign bench bench-update demo man completion fuzz clean
 
 all: build
 
@@ -41,6 +41,10 @@ campaign: setup
 
 bench: setup build
 	$(GO) run ./test/bench
+
+# One security update, fetched in the ways there are.
+bench-update: setup build
+	$(GO) run ./test/bench -only transfer -json out/bench-update.json
 
 demo: setup build
 	@demo/demo.sh

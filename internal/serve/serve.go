@@ -34,6 +34,9 @@ import (
 
 // A Handler serves the repository in one folder.
 type Handler struct {
+	// Metrics count the requests; may be nil. Set before the first one.
+	Metrics *Metrics
+
 	root *os.Root
 	log  *slog.Logger
 }
@@ -61,10 +64,17 @@ const slowest = 4 << 10
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
+	if h.Metrics != nil {
+		h.Metrics.running.Inc()
+		defer h.Metrics.running.Dec()
+	}
 	rec := &recorder{ResponseWriter: w}
 	err := h.serve(rec, r)
 	if err != nil && rec.status == 0 {
 		refuse(rec, err)
+	}
+	if h.Metrics != nil {
+		h.Metrics.observe(r.URL.Path, rec.status, rec.bytes, time.Since(began))
 	}
 	attrs := []any{
 		"method", r.Method, "path", r.URL.Path, "status", rec.status, "bytes", rec.bytes,

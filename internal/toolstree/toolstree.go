@@ -66,6 +66,7 @@ func Packages() []string {
 		"swtpm-tools",
 		"systemd-boot-efi", // the EFI stub of unified kernel images
 		"systemd-ukify",
+		"wrk",     // load for benchmarks
 		"xdelta3", // measured against in benchmarks
 		"xz-utils",
 		"zstd",

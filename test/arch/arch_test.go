@@ -81,10 +81,11 @@ var layers = [][]string{
 		"internal/verity", "os",
 	},
 	{ // subjects: what a program is about
-		"internal/earlyboot", "internal/image", "internal/inspect", "internal/serve", "internal/update", "internal/vm",
+		"internal/earlyboot", "internal/image", "internal/inspect", "internal/origin", "internal/serve", "internal/update",
+		"internal/vm",
 	},
 	{ // programs
-		"cmd/eos", "cmd/eos-init", "cmd/os-update",
+		"cmd/eos", "cmd/eos-init", "cmd/os-update", "cmd/os-update-daemon", "cmd/os-update-restricted",
 	},
 }
 

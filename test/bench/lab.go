@@ -36,7 +36,7 @@ type built struct {
 }
 
 func newLab(ctx context.Context, o options) (*lab, error) {
-	for _, name := range []string{"eos", "eos-init", "os-update"} {
+	for _, name := range []string{"eos", "eos-init", "os-update", "os-update-daemon"} {
 		if _, err := os.Stat(filepath.Join(o.bin, name)); err != nil {
 			return nil, fmt.Errorf("find programs: %w (make build makes them; run this from the top of the source tree)", err)
 		}

@@ -1,6 +1,6 @@
 // Package bench measures EOS and prints one table: `make bench`, or
 //
-//	go run ./test/bench [-only build,initramfs,boot,update] [-runs N] [-full] [-json PATH]
+//	go run ./test/bench [-only build,initramfs,boot,transfer,load,update] [-runs N] [-full] [-json PATH]
 //
 // It builds images with bin/eos, starts them under the tools tree's QEMU, and sets each figure
 // beside what a user would otherwise take: dracut beside eos-init, a full copy beside an update,
@@ -37,12 +37,18 @@ var parts = []part{
 	{"build", measureBuild},
 	{"initramfs", measureInitramfs},
 	{"boot", measureBoot},
+	{"transfer", measureTransfer},
+	{"load", measureLoad},
 	{"update", measureUpdate},
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	run := run
+	if text := os.Getenv(fetchEnv); text != "" {
+		run = func(ctx context.Context) error { return fetch(ctx, text) }
+	}
 	if err := run(ctx); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return

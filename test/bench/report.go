@@ -19,6 +19,7 @@ import (
 type report struct {
 	Machine machine  `json:"machine"`
 	Figures []figure `json:"figures"`
+	Ways    []way    `json:"transfer,omitempty"`
 }
 
 // machine is what the figures were measured on.
@@ -123,12 +124,31 @@ func (r *report) text(out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	r.ways(&b)
 	for line := range strings.Lines(b.String()) {
 		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " \n")); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ways prints a table of its own: the ways to transfer an image beside each other.
+func (r *report) ways(b *bytes.Buffer) {
+	if len(r.Ways) == 0 {
+		return
+	}
+	fmt.Fprint(b, "\n")
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "transfer\tbytes\trequests\ttime\tCPU\tpeak memory")
+	for _, x := range r.Ways {
+		cpu, memory := "-", "-"
+		if x.Memory > 0 {
+			cpu, memory = human(x.CPU, "seconds"), human(float64(x.Memory), "bytes")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", x.Name, human(float64(x.Bytes), "bytes"), x.Requests, human(x.Seconds, "seconds"), cpu, memory)
+	}
+	_ = w.Flush() // into memory
 }
 
 // save writes the figures as JSON.
