@@ -75,7 +75,7 @@ func ParseConfig(path string, b []byte) ([]Source, error) {
 // known refuses keys that there are not; yaml.Node does not keep the decoder's strictness.
 func known(n *yaml.Node) error {
 	if n.Kind != yaml.MappingNode {
-		return fmt.Errorf("%d: want image: and name:", n.Line)
+		return fmt.Errorf("%d: want the keys image and name", n.Line)
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		switch k := n.Content[i]; k.Value {

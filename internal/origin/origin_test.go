@@ -478,7 +478,7 @@ update:
 		"update:\n- image: https://h/x\n  name: ../x.raw\n":        "c:2: name \"../x.raw\"",
 		"update:\n- image: https://h/x\n  name: x\n":               "c:2: name \"x\"",
 		"update:\n- image: https://h/x\n  name: x.raw\n  nam: y\n": "c:4: unknown key \"nam\"",
-		"update:\n- x\n":                "c:2: want image: and name:",
+		"update:\n- x\n":                "c:2: want the keys image and name",
 		"updates: []\n":                 "c:1: field updates not found",
 		"update: x\n":                   "c:1: cannot unmarshal",
 		"update: []\n---\nupdate: []\n": "more than one",
