@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -148,14 +147,29 @@ func (c *Client) setup() error {
 // offers, together with the floors to keep. With an error, the floors are
 // those the client was given. Errors are [*ClientError], or the context's.
 func (c *Client) Refresh(ctx context.Context) (*Catalog, Floors, error) {
-	if err := c.setup(); err != nil {
+	got, err := c.fetchMetadata(ctx)
+	if err != nil {
 		return nil, c.Floors, err
+	}
+	return newCatalog(got.targets), got.versions, nil
+}
+
+// fetched is metadata that has been verified.
+type fetched struct {
+	targets  map[string]*metadata.TargetFiles
+	versions Floors
+	files    map[string][]byte // that were asked for, by name; what the cache had is not among them
+}
+
+func (c *Client) fetchMetadata(ctx context.Context) (*fetched, error) {
+	if err := c.setup(); err != nil {
+		return nil, err
 	}
 	cfg, err := config.New(c.address("metadata"), c.RootJSON)
 	if err != nil {
-		return nil, c.Floors, fmt.Errorf("repository address %q: %w", c.BaseURL, err)
+		return nil, fmt.Errorf("repository address %q: %w", c.BaseURL, err)
 	}
-	f := &metadataFetcher{ctx: ctx, c: c}
+	f := &metadataFetcher{ctx: ctx, c: c, files: map[string][]byte{}}
 	cfg.Fetcher = f
 	cfg.MaxRootRotations = maxRoots
 	cfg.MaxDelegations = 0
@@ -170,21 +184,21 @@ func (c *Client) Refresh(ctx context.Context) (*Catalog, Floors, error) {
 	}
 	u, err := updater.New(cfg)
 	if err != nil {
-		return nil, c.Floors, classify("trusted root metadata", err)
+		return nil, classify("trusted root metadata", err)
 	}
 	u.UnsafeSetRefTime(c.Now().UTC()) // unsafe for those who pass a wrong clock
 	if err := refresh(u); err != nil {
-		return nil, c.Floors, classify(f.last(), err)
+		return nil, classify(f.last(), err)
 	}
 	set := u.GetTrustedMetadataSet()
 	seen := Floors{
 		Root: set.Root.Signed.Version, Timestamp: set.Timestamp.Signed.Version,
 		Snapshot: set.Snapshot.Signed.Version, Targets: set.Targets[metadata.TARGETS].Signed.Version,
 	}
-	if err := c.compareFloors(seen, set.Root, f.roots); err != nil {
-		return nil, c.Floors, err
+	if err := c.compareFloors(seen, set.Root, f.files); err != nil {
+		return nil, err
 	}
-	return newCatalog(set.Targets[metadata.TARGETS].Signed.Targets), seen, nil
+	return &fetched{set.Targets[metadata.TARGETS].Signed.Targets, seen, f.files}, nil
 }
 
 // refresh turns a panic of the library into an error: it trusts signed metadata
@@ -199,7 +213,7 @@ func refresh(u *updater.Updater) (err error) {
 }
 
 // compareFloors refuses metadata older than what was seen before.
-func (c *Client) compareFloors(seen Floors, root *metadata.Metadata[metadata.RootType], roots map[int64][]byte) error {
+func (c *Client) compareFloors(seen Floors, root *metadata.Metadata[metadata.RootType], files map[string][]byte) error {
 	check := func(what string, got, floor int64) error {
 		if got >= floor {
 			return nil
@@ -209,7 +223,7 @@ func (c *Client) compareFloors(seen Floors, root *metadata.Metadata[metadata.Roo
 	if err := check("root.json", seen.Root, c.Floors.Root); err != nil {
 		return err
 	}
-	if c.keysChanged(root, roots) {
+	if c.keysChanged(root, files) {
 		// Whoever had the old online key may have signed huge version numbers
 		// to lock devices out. The new key starts anew; the root that brought
 		// it is signed and cannot be rolled back itself.
@@ -224,11 +238,11 @@ func (c *Client) compareFloors(seen Floors, root *metadata.Metadata[metadata.Roo
 
 // keysChanged says whether the online keys are others than when the floors
 // were taken. If that is not known, they are taken to be the same.
-func (c *Client) keysChanged(now *metadata.Metadata[metadata.RootType], roots map[int64][]byte) bool {
+func (c *Client) keysChanged(now *metadata.Metadata[metadata.RootType], files map[string][]byte) bool {
 	if c.Floors.Root == 0 || c.Floors.Root >= now.Signed.Version {
 		return false
 	}
-	raw := roots[c.Floors.Root]
+	raw := files[versioned(metadata.ROOT, c.Floors.Root)]
 	if raw == nil {
 		raw = c.RootJSON
 	}
@@ -304,7 +318,7 @@ type metadataFetcher struct {
 	ctx   context.Context
 	c     *Client
 	url   string
-	roots map[int64][]byte
+	files map[string][]byte
 }
 
 // DownloadFile implements go-tuf's Fetcher.
@@ -314,14 +328,7 @@ func (f *metadataFetcher) DownloadFile(address string, maxLength int64, _ time.D
 	if err != nil {
 		return nil, err
 	}
-	if version, ok := strings.CutSuffix(f.last(), ".root.json"); ok {
-		if n, err := strconv.ParseInt(version, 10, 64); err == nil {
-			if f.roots == nil {
-				f.roots = map[int64][]byte{}
-			}
-			f.roots[n] = b
-		}
-	}
+	f.files["metadata/"+f.last()] = b
 	return b, nil
 }
 

@@ -13,7 +13,8 @@
 //
 // A publisher calls [Init] or [Open] and then [Repository.Publish]. A device
 // makes a [Client] and calls [Client.Refresh], which returns the [Catalog];
-// [Client.OpenIndex] and [Client.Fetcher] then feed package chunk.
+// [Client.OpenIndex] and [Client.Fetcher] then feed package chunk. An update
+// server near its devices calls [Mirror], which needs no key.
 //
 // Every file but timestamp.json has a name of its own for each content and is
 // never changed once it is referred to. timestamp.json is replaced last, so a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -100,10 +101,6 @@ func (st *state) garbage(ctx context.Context, s Store, before time.Time, done *P
 		return nil, err
 	}
 	listed := map[string]bool{} // by what is current, or was since before
-	put := map[string]time.Time{}
-	for _, f := range files {
-		put[f.Name] = f.ModTime
-	}
 	var remove []Entry
 	for _, role := range []struct {
 		name    string
@@ -115,9 +112,8 @@ func (st *state) garbage(ctx context.Context, s Store, before time.Time, done *P
 				continue
 			}
 			current := version >= role.current
-			replaced, known := put[versioned(role.name, version+1)]
 			switch {
-			case !current && known && replaced.Before(before):
+			case !current && replaced(files, role.name, version).Before(before):
 				remove = append(remove, f)
 				continue
 			case !current:
@@ -144,6 +140,18 @@ func (st *state) garbage(ctx context.Context, s Store, before time.Time, done *P
 		}
 	}
 	return remove, nil
+}
+
+// replaced returns when the version of a role after this one was put there. A mirror has not seen
+// all of them.
+func replaced(files []Entry, role string, version int64) (at time.Time) {
+	next := int64(math.MaxInt64)
+	for _, f := range files {
+		if v, of := splitVersioned(f.Name); of == role && v > version && v < next {
+			next, at = v, f.ModTime
+		}
+	}
+	return at
 }
 
 // list notes what a targets file lists. Who signed it does not matter: it only keeps files.

@@ -214,7 +214,11 @@ func (silent) Done()               {}
 func (p *Publication) note(st *state) {
 	p.Expires = st.timestamp.Signed.Expires
 	p.Root, p.Targets = st.root.Signed.Expires, st.targets.Signed.Expires
-	p.Versions = Floors{
+	p.Versions = st.versions()
+}
+
+func (st *state) versions() Floors {
+	return Floors{
 		Root: st.root.Signed.Version, Timestamp: st.timestamp.Signed.Version,
 		Snapshot: st.snapshot.Signed.Version, Targets: st.targets.Signed.Version,
 	}
@@ -368,7 +372,7 @@ func (p *prepared) put(ctx context.Context, s Store, progress Progress) error {
 		if err != nil {
 			return err
 		}
-		if err := s.Put(ctx, f.file.url(), &summed{r: f.r, want: f.file}); err != nil {
+		if err := s.Put(ctx, f.file.url(), &summed{r: f.r, want: f.file, wrong: fmt.Errorf("%s changed while it was published", f.file.Path)}); err != nil {
 			return err
 		}
 	}
@@ -399,13 +403,14 @@ func holds(ctx context.Context, s Store, f File) (bool, error) {
 	return true, nil
 }
 
-// summed fails at its end if what was read is not what was announced: the
-// file changed after it was verified.
+// summed fails at its end, with the error wrong, if what was read is not what
+// was announced.
 type summed struct {
-	r    io.Reader
-	want File
-	n    int64
-	hash hash.Hash // nil before the first Read
+	r     io.Reader
+	want  File
+	wrong error
+	n     int64
+	hash  hash.Hash // nil before the first Read
 }
 
 func (s *summed) Read(b []byte) (int, error) {
@@ -416,7 +421,7 @@ func (s *summed) Read(b []byte) (int, error) {
 	s.n += int64(n)
 	s.hash.Write(b[:n])
 	if err == io.EOF && (s.n != s.want.Length || hex.EncodeToString(s.hash.Sum(nil)) != s.want.SHA256) {
-		return n, fmt.Errorf("%s changed while it was published", s.want.Path)
+		return n, s.wrong
 	}
 	return n, err
 }
