@@ -11,8 +11,11 @@
 // say how a torn write is survived). A slot's kernel image is overwritten in
 // place, with its checksum made invalid first and valid last; the boot loader
 // starts no image whose checksum is wrong, so an image that was cut half way is
-// not started. Overwriting in place instead of rename keeps lost clusters from
-// filling the partition over years of power cuts.
+// not started. No file is made, renamed, shortened or, but for a kernel image
+// that does not fit, made longer: the builder has made all of them, with room. FAT
+// has no journal. Power that goes while a folder or a chain of clusters changes
+// can leave a volume that the kernel reads but refuses to write, and then the
+// device could never be updated again.
 //
 // It does not decide anything about slots, and it is not safe for concurrent
 // use; the lock of package update keeps writers apart.

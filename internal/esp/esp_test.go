@@ -30,18 +30,29 @@ func install(v *esp.Volume, s bootstate.Slot, b []byte) error {
 
 func TestInstallKernel(t *testing.T) {
 	v := esp.Dir(t.TempDir())
-	a, b := image(300_000, 1), image(200_001, 2)
-	for _, img := range [][]byte{a, b, a} { // grows, shrinks, grows
+	const mib = 1 << 20
+	for _, c := range []struct{ image, file int }{
+		{300_000, mib}, {200_001, mib}, {mib, mib}, // the file keeps its size
+		{mib + 1, 2 * mib}, {300_000, 2 * mib}, // and grows only for what does not fit
+	} {
+		img := image(c.image, byte(c.image))
 		if err := install(v, "b", img); err != nil {
 			t.Fatal(err)
 		}
+		want := append(img, make([]byte, c.file-c.image)...)
 		got, err := os.ReadFile(v.Path("EFI/eos/b.efi"))
-		if err != nil || !bytes.Equal(got, img) {
-			t.Errorf("kernel image has %d bytes, %v, want the %d installed", len(got), err, len(img))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("file of a kernel image of %d bytes has %d, %v; want the image and zeros, %d in all", c.image, len(got), err, c.file)
 		}
 		sum, err := os.ReadFile(v.Path("EFI/eos/b.sum"))
-		if want := fmt.Sprintf("%x  /EFI/eos/b.efi\n", sha256.Sum256(img)); err != nil || string(sum) != want {
+		if want := fmt.Sprintf("%x  /EFI/eos/b.efi\n", sha256.Sum256(want)); err != nil || string(sum) != want {
 			t.Errorf("b.sum = %q, %v, want %q", sum, err, want)
+		}
+		if err := v.SameKernel(t.Context(), "b", bytes.NewReader(img), int64(len(img))); err != nil {
+			t.Errorf("SameKernel(b) = %v, want nil", err)
+		}
+		if err := v.SameKernel(t.Context(), "b", bytes.NewReader(img[1:]), int64(len(img)-1)); err == nil {
+			t.Error("SameKernel(b) of another image = nil")
 		}
 		if err := v.CheckKernel("b"); err != nil {
 			t.Errorf("CheckKernel(b) = %v, want nil", err)

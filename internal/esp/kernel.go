@@ -13,21 +13,48 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// InstallKernel writes the kernel image of slot s, reads it back and then makes
-// its checksum file valid. An image that is already there, whole and with the
-// right checksum, is left alone, so installing twice writes nothing.
+// KernelSpace is how large the file is that holds a kernel image of so many
+// bytes: half as much again, in whole MiB, because later images are larger and a
+// file that keeps its size needs no change of the file system's structure.
+func KernelSpace(size int64) int64 {
+	const unit = 1 << 20
+	return (size + size/2 + unit - 1) / unit * unit
+}
+
+// NoKernel is the content of the checksum file of a slot that has no kernel
+// image: the boot loader starts none.
+func NoKernel(s bootstate.Slot) []byte { return []byte(sumLine(s, make([]byte, sha256.Size))) }
+
+// KernelSum is the content of the checksum file for a file with the given
+// SHA-256.
+func KernelSum(s bootstate.Slot, sum []byte) []byte { return []byte(sumLine(s, sum)) }
+
+// InstallKernel writes the kernel image of slot s into its file, with zeros up
+// to the file's end, reads it back and then makes its checksum file valid. An
+// image that is already there, whole and with the right checksum, is left alone,
+// so installing twice writes nothing.
+//
+// The file keeps its size. Only an image that does not fit makes it larger.
 func (v *Volume) InstallKernel(ctx context.Context, s bootstate.Slot, image io.ReaderAt, size int64) error {
 	if size <= 0 {
 		return fmt.Errorf("install kernel image of slot %s: it is empty", s)
 	}
-	want, err := hashOf(ctx, image, size)
+	have, err := v.kernelSize(s)
+	if err != nil {
+		return fmt.Errorf("look at kernel image of slot %s: %w", s, err)
+	}
+	total := have
+	if size > have {
+		total = KernelSpace(size)
+	}
+	want, err := hashPadded(ctx, image, size, total)
 	if err != nil {
 		return fmt.Errorf("read new kernel image of slot %s: %w", s, err)
 	}
-	if v.holds(s, want, size) {
+	if v.holds(s, want, total) {
 		return nil
 	}
-	if err := v.install(ctx, s, image, size, want); err != nil {
+	if err := v.install(ctx, s, image, size, have, total, want); err != nil {
 		return fmt.Errorf("install kernel image of slot %s on %s: %w", s, v.name, err)
 	}
 	return nil
@@ -39,7 +66,11 @@ func (v *Volume) SameKernel(ctx context.Context, s bootstate.Slot, image io.Read
 	if err := v.CheckKernel(s); err != nil {
 		return err
 	}
-	want, err := hashOf(ctx, image, size)
+	total, err := v.kernelSize(s)
+	if err != nil {
+		return fmt.Errorf("look at kernel image of slot %s: %w", s, err)
+	}
+	want, err := hashPadded(ctx, image, size, max(size, total))
 	if err != nil {
 		return fmt.Errorf("read kernel image inside slot %s: %w", s, err)
 	}
@@ -53,7 +84,19 @@ func (v *Volume) SameKernel(ctx context.Context, s bootstate.Slot, image io.Read
 	return nil
 }
 
-// holds tells whether the slot's image and checksum are already the wanted ones.
+// kernelSize is the size of a slot's file, 0 if there is none.
+func (v *Volume) kernelSize(s bootstate.Slot) (int64, error) {
+	st, err := os.Stat(v.Path(kernelName(s)))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// holds tells whether the slot's file and checksum are already the wanted ones.
 func (v *Volume) holds(s bootstate.Slot, want []byte, size int64) bool {
 	sum, err := v.readSum(s)
 	if err != nil || !bytes.Equal(sum, want) {
@@ -63,21 +106,21 @@ func (v *Volume) holds(s bootstate.Slot, want []byte, size int64) bool {
 	return err == nil && n == size && bytes.Equal(got, want)
 }
 
-func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderAt, size int64, want []byte) error {
+func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderAt, size, have, total int64, want []byte) error {
 	if err := os.MkdirAll(v.Path(folder), 0o700); err != nil {
 		return err
 	}
-	if err := v.room(s, size); err != nil {
+	if err := v.room(total - have); err != nil {
 		return err
 	}
 	// From here on the boot loader must not start what is there.
-	if err := overwrite(v.Path(sumName(s)), []byte(sumLine(s, make([]byte, sha256.Size)))); err != nil {
+	if err := overwrite(v.Path(sumName(s)), NoKernel(s)); err != nil {
 		return err
 	}
 	if err := v.sync(); err != nil {
 		return err
 	}
-	if err := v.writeKernel(ctx, s, image, size); err != nil {
+	if err := v.writeKernel(ctx, s, image, size, have, total); err != nil {
 		return err
 	}
 	if err := v.sync(); err != nil {
@@ -87,10 +130,10 @@ func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderA
 	if err != nil {
 		return err
 	}
-	if n != size || !bytes.Equal(got, want) {
-		return fmt.Errorf("read back: %d bytes with sha256 %x, wrote %d with %x", n, got[:8], size, want[:8])
+	if n != total || !bytes.Equal(got, want) {
+		return fmt.Errorf("read back: %d bytes with sha256 %x, wrote %d with %x", n, got[:8], total, want[:8])
 	}
-	if err := overwrite(v.Path(sumName(s)), []byte(sumLine(s, want))); err != nil {
+	if err := overwrite(v.Path(sumName(s)), KernelSum(s, want)); err != nil {
 		return err
 	}
 	if err := v.sync(); err != nil {
@@ -99,11 +142,11 @@ func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderA
 	return v.CheckKernel(s)
 }
 
-// room refuses an image that does not fit before the old one is touched.
-func (v *Volume) room(s bootstate.Slot, size int64) error {
-	var have int64
-	if st, err := os.Stat(v.Path(kernelName(s))); err == nil {
-		have = st.Size()
+// room refuses to make a file larger by more than there is, before the old
+// content is touched.
+func (v *Volume) room(more int64) error {
+	if more <= 0 {
+		return nil
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(v.dir, &fs); err != nil {
@@ -111,27 +154,43 @@ func (v *Volume) room(s bootstate.Slot, size int64) error {
 	}
 	free := int64(fs.Bfree) * fs.Bsize
 	// One cluster each for the two files' tails and a new folder entry.
-	if need := size - have + 3*fs.Bsize; need > free {
+	if need := more + 3*fs.Bsize; need > free {
 		return fmt.Errorf("%w: it needs %d bytes more, %d are free", unix.ENOSPC, need, free)
 	}
 	return nil
 }
 
-func (v *Volume) writeKernel(ctx context.Context, s bootstate.Slot, image io.ReaderAt, size int64) (err error) {
+// writeKernel brings image and zeros into the slot's file. The blocks that hold
+// the right bytes are left alone: flash wears by writing.
+func (v *Volume) writeKernel(ctx context.Context, s bootstate.Slot, image io.ReaderAt, size, have, total int64) (err error) {
 	f, err := os.OpenFile(v.Path(kernelName(s)), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	src := &contextReader{ctx, io.NewSectionReader(image, 0, size)}
-	if n, err := io.CopyBuffer(struct{ io.Writer }{f}, src, make([]byte, copyBuffer)); err != nil || n != size {
-		if err == nil {
-			err = io.ErrUnexpectedEOF
+	if total > have {
+		// The file system's structure first, and durable: then the content only
+		// fills clusters that are the file's already.
+		if err := f.Truncate(total); err != nil {
+			return err
 		}
-		return err
+		if err := errors.Join(f.Sync(), v.sync()); err != nil {
+			return err
+		}
 	}
-	if err := f.Truncate(size); err != nil {
-		return err
+	src := padded(ctx, image, size, total)
+	data, old := make([]byte, copyBuffer), make([]byte, copyBuffer)
+	for at := int64(0); at < total; {
+		b := data[:min(copyBuffer, total-at)]
+		if _, err := io.ReadFull(src, b); err != nil {
+			return err
+		}
+		if n, err := f.ReadAt(old[:len(b)], at); err != nil || n < len(b) || !bytes.Equal(b, old[:len(b)]) {
+			if _, err := f.WriteAt(b, at); err != nil {
+				return err
+			}
+		}
+		at += int64(len(b))
 	}
 	return f.Sync()
 }
@@ -160,13 +219,26 @@ func overwrite(path string, content []byte) (err error) {
 	return f.Sync()
 }
 
-func hashOf(ctx context.Context, r io.ReaderAt, size int64) ([]byte, error) {
+// padded reads an image of size bytes and then zeros, total bytes in all.
+func padded(ctx context.Context, image io.ReaderAt, size, total int64) io.Reader {
+	return io.MultiReader(&contextReader{ctx, io.NewSectionReader(image, 0, size)}, io.LimitReader(zeros{}, total-size))
+}
+
+// hashPadded returns the SHA-256 of what [padded] reads.
+func hashPadded(ctx context.Context, image io.ReaderAt, size, total int64) ([]byte, error) {
 	h := sha256.New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{h}, &contextReader{ctx, io.NewSectionReader(r, 0, size)}, make([]byte, copyBuffer))
-	if err == nil && n != size {
+	n, err := io.CopyBuffer(struct{ io.Writer }{h}, padded(ctx, image, size, total), make([]byte, copyBuffer))
+	if err == nil && n != total {
 		err = io.ErrUnexpectedEOF
 	}
 	return h.Sum(nil), err
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }
 
 // contextReader ends a copy when its context ends.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/OSInside/eos/internal/bootstate"
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/esp"
 	"github.com/OSInside/eos/internal/slot"
 	"github.com/OSInside/eos/internal/toolstree"
 )
@@ -64,14 +65,8 @@ func buildESP(ctx context.Context, tools *toolstree.Tree, out string, size int64
 			return fail(err)
 		}
 	}
-	// An update needs the kernel image of the other slot beside this one's.
-	if kernel := files["EFI/eos/a.efi"]; kernel != "" {
-		if fi, err := os.Stat(kernel); err == nil {
-			total += 2 * fi.Size() // the other slot's, and one being written
-		}
-	}
 	if total > size-size/16 {
-		return fail(fmt.Errorf("its files, with room for the other slot's kernel image, need %d MiB, it has %d MiB (disk.esp of the image description)", total>>20, size>>20))
+		return fail(fmt.Errorf("its files, with room for later kernel images in both slots, need %d MiB, it has %d MiB (disk.esp of the image description)", total>>20, size>>20))
 	}
 	slices.Sort(names)
 	for _, name := range names {
@@ -86,15 +81,28 @@ func buildESP(ctx context.Context, tools *toolstree.Tree, out string, size int64
 var espDirs = []string{"EFI", "EFI/BOOT", "EFI/eos", "EFI/eos/a.efi.extra.d", "EFI/eos/b.efi.extra.d"}
 
 // espFiles makes the files of a new device's ESP in dir: slot A was committed
-// at the factory, slot B is empty.
+// at the factory, slot B is empty. All files that the device will ever write are
+// there, with room: package esp says why.
 func espFiles(ctx context.Context, tools *toolstree.Tree, dir, grub, uki, diskGUID string, image slot.Image, slots int, epoch time.Time) (map[string]string, error) {
 	files := map[string]string{"EFI/BOOT/BOOTX64.EFI": grub}
 	own := filepath.Join(dir, "a.efi")
 	if err := copyFile(uki, own); err != nil {
 		return nil, err
 	}
+	fi, err := os.Stat(own)
+	if err != nil {
+		return nil, err
+	}
+	space := esp.KernelSpace(fi.Size())
+	if err := os.Truncate(own, space); err != nil {
+		return nil, err
+	}
 	files["EFI/eos/a.efi"] = own
-	sum, err := hashFile(uki)
+	hexSum, err := hashFile(own)
+	if err != nil {
+		return nil, err
+	}
+	sum, err := hex.DecodeString(hexSum)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +114,19 @@ func espFiles(ctx context.Context, tools *toolstree.Tree, dir, grub, uki, diskGU
 	recordFile := make([]byte, slot.RecordSize)
 	copy(recordFile[off:], half)
 	small := map[string][]byte{
-		"EFI/eos/a.sum":  []byte(sum + "  /EFI/eos/a.efi\n"),
+		"EFI/eos/a.sum":  esp.KernelSum(bootstate.A, sum),
 		"EFI/eos/record": recordFile,
+	}
+	if slots > 1 {
+		other := filepath.Join(dir, "b.efi")
+		if err := os.WriteFile(other, nil, 0o644); err != nil {
+			return nil, err
+		}
+		if err := os.Truncate(other, space); err != nil {
+			return nil, err
+		}
+		files["EFI/eos/b.efi"] = other
+		small["EFI/eos/b.sum"] = esp.NoKernel(bootstate.B)
 	}
 	for _, name := range bootstate.Files {
 		small["EFI/eos/"+name] = bootstate.Factory().Marshal()

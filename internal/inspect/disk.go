@@ -10,6 +10,7 @@ import (
 	"io/fs"
 
 	"github.com/OSInside/eos/internal/bootstate"
+	"github.com/OSInside/eos/internal/esp"
 	"github.com/OSInside/eos/internal/gpt"
 	"github.com/OSInside/eos/internal/slot"
 )
@@ -99,6 +100,9 @@ func kernel(v *volume, s bootstate.Slot) Check {
 	line, err := readFile(v, sums, 4096)
 	if err != nil {
 		return Check{Bad, fmt.Sprintf("%s: %v", sums, err)}
+	}
+	if bytes.Equal(line, esp.NoKernel(s)) {
+		return Check{Absent, sums + " says that there is none"}
 	}
 	h := sha256.New()
 	if _, err := io.CopyBuffer(h, f, make([]byte, 1<<20)); err != nil {

@@ -1,6 +1,8 @@
 package vm_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -67,6 +69,7 @@ type plug struct {
 	*lab
 	start  *vmtest.Snapshot
 	server *server
+	fat    []byte        // of the EFI system partition, as it was made
 	span   time.Duration // of an update, from its start to the commit
 	done   atomic.Int64  // cuts
 }
@@ -75,6 +78,7 @@ func (p *plug) measure(t *testing.T) {
 	t.Helper()
 	v := vmtest.Start(t, vmtest.Config{From: p.start, Key: p.sshKey(t)})
 	v.WaitBoot(t)
+	p.fat = fatOf(t, v)
 	began := time.Now()
 	apply(t, v, p.server)
 	v.WaitReboot(t, limit)
@@ -106,6 +110,10 @@ func (p *plug) life(t *testing.T, n int64) {
 		}
 		moment, console := time.Since(began), lastLine(v.Console(t))
 		v.PowerCut(t)
+		// FAT has no journal: its structure must not change, or a cut can damage it for good.
+		if !bytes.Equal(fatOf(t, v), p.fat) {
+			t.Errorf("cut after %v, console %q: the FAT is not what it was", moment, console)
+		}
 
 		v.Boot(t)
 		v.WaitBoot(t)
@@ -124,6 +132,28 @@ func (p *plug) life(t *testing.T, n int64) {
 	v.WaitReboot(t, limit)
 	wantRunning(t, v, settled(t, v), bootstate.B, "2.0.0")
 	v.PowerCut(t)
+}
+
+// fatOf reads the file allocation tables of the EFI system partition; the places of the fields
+// are from the FAT32 specification, 3.1 and 3.3.
+func fatOf(t *testing.T, v *vmtest.VM) []byte {
+	t.Helper()
+	p := v.Partition(t, "p.UEFI")
+	boot := make([]byte, 512)
+	if _, err := p.ReadAt(boot, 0); err != nil {
+		t.Fatal(err)
+	}
+	le := binary.LittleEndian
+	sector, reserved := int64(le.Uint16(boot[11:])), int64(le.Uint16(boot[14:]))
+	tables, size := int64(boot[16]), int64(le.Uint32(boot[36:]))
+	fat := make([]byte, tables*size*sector)
+	if len(fat) < 1024 || len(fat) > 64<<20 {
+		t.Fatalf("FAT of %d bytes", len(fat))
+	}
+	if _, err := p.ReadAt(fat, reserved*sector); err != nil {
+		t.Fatal(err)
+	}
+	return fat
 }
 
 func lastLine(s string) string {
