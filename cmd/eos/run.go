@@ -19,7 +19,7 @@ type runOptions struct {
 	detach, fresh, json bool
 	memory, disk        string
 	registry, accel     string
-	cpus, sshPort       int
+	cpus, sshPort, lan  int
 }
 
 func newRunCommand(env *cli.Env) *cobra.Command {
@@ -57,6 +57,7 @@ boot of this host, else the machine is emulated in software, which is some ten t
 	f.IntVar(&o.cpus, "cpus", 2, "`number` of processors")
 	f.StringVar(&o.accel, "accel", "auto", "what executes the guest: `auto|kvm|tcg`")
 	f.IntVar(&o.sshPort, "ssh-port", 10022, "`port` of this host that leads to ssh, 0 for any that is free")
+	f.IntVar(&o.lan, "lan", 0, "`port` of a network with other machines of this host that have the same one; 0 for none")
 	f.StringVar(&o.disk, "disk", "", "`size` of the disk, for a disk larger than the image")
 	f.StringVar(&o.registry, "registry-disk", "8G", "`size` of the second disk, 0 for none")
 	_ = c.RegisterFlagCompletionFunc("accel", cobra.FixedCompletions([]string{"auto", "kvm", "tcg"}, cobra.ShellCompDirectiveNoFileComp))
@@ -66,7 +67,7 @@ boot of this host, else the machine is emulated in software, which is some ten t
 
 // config turns the words of the command line into values.
 func (o *runOptions) config(args []string) (c vm.Config, err error) {
-	c = vm.Config{Name: o.name, CPUs: o.cpus, SSHPort: o.sshPort, Fresh: o.fresh}
+	c = vm.Config{Name: o.name, CPUs: o.cpus, SSHPort: o.sshPort, LAN: o.lan, Fresh: o.fresh}
 	for _, s := range []struct {
 		flag, text string
 		value      *int64
@@ -82,8 +83,8 @@ func (o *runOptions) config(args []string) (c vm.Config, err error) {
 	if c.Accel, err = vm.ParseAccel(o.accel); err != nil {
 		return c, cli.Usagef("--accel: %w", err)
 	}
-	if o.cpus < 1 || o.sshPort < 0 || o.sshPort > 65535 {
-		return c, cli.Usagef("--cpus %d --ssh-port %d: out of range", o.cpus, o.sshPort)
+	if o.cpus < 1 || o.sshPort < 0 || o.sshPort > 65535 || o.lan < 0 || o.lan > 65535 {
+		return c, cli.Usagef("--cpus %d --ssh-port %d --lan %d: out of range", o.cpus, o.sshPort, o.lan)
 	}
 	if o.json && !o.detach {
 		return c, cli.Usagef("--json goes with --detach: a console is not JSON")

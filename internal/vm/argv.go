@@ -44,6 +44,7 @@ type Hardware struct {
 	Accel    Accel  // KVM or TCG
 	SSHPort  int    // on 127.0.0.1, forwarded to port 22
 	MAC      string // of the network card; empty: follows from the name
+	LAN      int    // a second card in the network with this port; 0: none
 	TPM      bool
 	Disk     string // NBD socket; empty: the overlay in the folder; NoDisk: none
 	Registry string // NBD socket; empty: the file in the folder; NoDisk: none
@@ -51,6 +52,9 @@ type Hardware struct {
 
 	Kernel, Initrd, Append string // boot this instead of what is on the disk
 }
+
+// lanGroup is the address of the networks between machines: one that nobody routes (RFC 2365).
+const lanGroup = "239.255.69.79"
 
 // NoDisk leaves a disk out.
 const NoDisk = "none"
@@ -87,6 +91,13 @@ func Args(h Hardware) []string {
 		"-device", "virtio-rng-pci,id=vrng0",
 		"-device", "i6300esb,id=watchdog0", "-action", "watchdog=reset",
 	)
+	if h.LAN != 0 {
+		// Ethernet frames in multicast packets that do not leave this host.
+		a = append(a,
+			"-netdev", fmt.Sprintf("socket,id=lan,mcast=%s:%d,localaddr=127.0.0.1", lanGroup, h.LAN),
+			"-device", "virtio-net-pci,id=vnet1,netdev=lan,romfile=,mac="+mac(h.Name+" lan"),
+		)
+	}
 	if h.TPM {
 		a = append(a,
 			"-chardev", "socket,id=tpm,path="+tpmSocket,

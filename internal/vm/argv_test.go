@@ -74,6 +74,14 @@ func TestArgs(t *testing.T) {
 			},
 		},
 		{
+			name:   "network with others",
+			change: func(h *Hardware) { h.LAN = 4000 },
+			added: []string{
+				"-netdev socket,id=lan,mcast=239.255.69.79:4000,localaddr=127.0.0.1",
+				"-device virtio-net-pci,id=vnet1,netdev=lan,romfile=,mac=52:54:00:c5:1f:47",
+			},
+		},
+		{
 			name:   "restored",
 			change: func(h *Hardware) { h.Restore = "/s/state" },
 			added:  []string{"-incoming defer"},

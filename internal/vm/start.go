@@ -25,6 +25,7 @@ type Config struct {
 	DiskSize     int64 // what the guest sees; 0: as large as the image
 	RegistrySize int64 // size of a second, empty disk; 0: none
 	NoTPM        bool
+	LAN          int // port of a network with other machines of this host; 0: none
 
 	Fresh bool // forget the machine's state first
 	Bound bool // the machine ends with this process
