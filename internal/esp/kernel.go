@@ -67,7 +67,7 @@ func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderA
 	if err := os.MkdirAll(v.Path(folder), 0o700); err != nil {
 		return err
 	}
-	if err := v.room(s, size); err != nil {
+	if err := v.room(size, kernelName(s)); err != nil {
 		return err
 	}
 	// From here on the boot loader must not start what is there.
@@ -77,7 +77,7 @@ func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderA
 	if err := v.sync(); err != nil {
 		return err
 	}
-	if err := v.writeKernel(ctx, s, image, size); err != nil {
+	if err := writeFile(ctx, v.Path(kernelName(s)), image, size); err != nil {
 		return err
 	}
 	if err := v.sync(); err != nil {
@@ -99,10 +99,10 @@ func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderA
 	return v.CheckKernel(s)
 }
 
-// room refuses an image that does not fit before the old one is touched.
-func (v *Volume) room(s bootstate.Slot, size int64) error {
+// room refuses an image that does not fit, before the file is touched that it goes over.
+func (v *Volume) room(size int64, over string) error {
 	var have int64
-	if st, err := os.Stat(v.Path(kernelName(s))); err == nil {
+	if st, err := os.Stat(v.Path(over)); err == nil {
 		have = st.Size()
 	}
 	var fs unix.Statfs_t
@@ -117,8 +117,9 @@ func (v *Volume) room(s bootstate.Slot, size int64) error {
 	return nil
 }
 
-func (v *Volume) writeKernel(ctx context.Context, s bootstate.Slot, image io.ReaderAt, size int64) (err error) {
-	f, err := os.OpenFile(v.Path(kernelName(s)), os.O_RDWR|os.O_CREATE, 0o600)
+// writeFile writes a file in place, or makes it.
+func writeFile(ctx context.Context, path string, image io.ReaderAt, size int64) (err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
