@@ -13,6 +13,7 @@ import (
 
 	"github.com/OSInside/eos/internal/bootstate"
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/grub"
 	"github.com/OSInside/eos/internal/slot"
 	"github.com/OSInside/eos/internal/toolstree"
 )
@@ -64,6 +65,10 @@ func buildESP(ctx context.Context, tools *toolstree.Tree, out string, size int64
 			return fail(err)
 		}
 	}
+	// `os-update --firmware` writes a boot loader beside the one that runs.
+	if loader, err := os.Stat(files[grub.Program]); err == nil {
+		total += loader.Size()
+	}
 	// An update needs the kernel image of the other slot beside this one's.
 	if kernel := files["EFI/eos/a.efi"]; kernel != "" {
 		if fi, err := os.Stat(kernel); err == nil {
@@ -71,7 +76,7 @@ func buildESP(ctx context.Context, tools *toolstree.Tree, out string, size int64
 		}
 	}
 	if total > size-size/16 {
-		return fail(fmt.Errorf("its files, with room for the other slot's kernel image, need %d MiB, it has %d MiB (disk.esp of the image description)", total>>20, size>>20))
+		return fail(fmt.Errorf("its files, with room for the other slot's kernel image and another boot loader, need %d MiB, it has %d MiB (disk.esp of the image description)", total>>20, size>>20))
 	}
 	slices.Sort(names)
 	for _, name := range names {
@@ -87,8 +92,8 @@ var espDirs = []string{"EFI", "EFI/BOOT", "EFI/eos", "EFI/eos/a.efi.extra.d", "E
 
 // espFiles makes the files of a new device's ESP in dir: slot A was committed
 // at the factory, slot B is empty.
-func espFiles(ctx context.Context, tools *toolstree.Tree, dir, grub, uki, diskGUID string, image slot.Image, slots int, epoch time.Time) (map[string]string, error) {
-	files := map[string]string{"EFI/BOOT/BOOTX64.EFI": grub}
+func espFiles(ctx context.Context, tools *toolstree.Tree, dir, loader, uki, diskGUID string, image slot.Image, slots int, epoch time.Time) (map[string]string, error) {
+	files := map[string]string{grub.Program: loader}
 	own := filepath.Join(dir, "a.efi")
 	if err := copyFile(uki, own); err != nil {
 		return nil, err
