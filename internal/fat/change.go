@@ -115,6 +115,11 @@ func (v *Volume) change(plan func() (int64, func(sector []byte), error)) error {
 		return err
 	}
 	edit(sector)
+	// What the sector will lead to has to be on the medium before it: a cache of the
+	// medium may write in any order.
+	if err := v.dev.Sync(); err != nil {
+		return err
+	}
 	if _, err := v.dev.WriteAt(sector, at); err != nil {
 		return err
 	}

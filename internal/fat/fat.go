@@ -11,8 +11,8 @@
 // [Volume.Rename] and [Volume.Detach] are its company, and [Volume.Sum] reads a
 // file cluster by cluster, as firmware does.
 //
-// Crash promise: every change is one write of one sector of 512 bytes that is
-// flushed before the call returns. A cut leaves the sector as it was or as it is
+// Crash promise: every change is one write of one sector of 512 bytes, with a flush
+// of the medium before it and one after it. A cut leaves the sector as it was or as it is
 // meant to be; both are whole. No call changes the allocation table or a file's
 // content.
 //

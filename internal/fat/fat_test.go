@@ -8,6 +8,7 @@ import (
 	"errors"
 	"maps"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -126,12 +127,12 @@ func TestChange(t *testing.T) {
 				t.Fatalf("change without power = %v, want %v", err, power)
 			}
 			m.Want(t, files)
-			d.Fault = nil
+			d.Fault, d.Log = nil, nil
 			if err := c.change(v); err != nil {
 				t.Fatal(err)
 			}
-			if d.Writes != 1 {
-				t.Errorf("it took %d writes, want one", d.Writes)
+			if want := []string{"flush", "write", "flush"}; !slices.Equal(d.Log, want) {
+				t.Errorf("it did %q, want %q", d.Log, want)
 			}
 			m.Want(t, with(c.after))
 			m.Check(t)

@@ -142,8 +142,8 @@ type Device struct {
 	*os.File
 	// Fault is called before each write and may cut it.
 	Fault func() error
-	// Writes counts them.
-	Writes int
+	// Log is what was done, but reading.
+	Log []string
 }
 
 // Device opens the volume.
@@ -167,6 +167,12 @@ func (d *Device) WriteAt(b []byte, off int64) (int, error) {
 			return 0, err
 		}
 	}
-	d.Writes++
+	d.Log = append(d.Log, "write")
 	return d.File.WriteAt(b, off)
+}
+
+// Sync flushes the file.
+func (d *Device) Sync() error {
+	d.Log = append(d.Log, "flush")
+	return d.File.Sync()
 }
