@@ -44,7 +44,7 @@ func exclusively(device string, f func(fat.Device) error) (err error) {
 		return os.OpenFile(device, os.O_RDWR|os.O_SYNC|unix.O_EXCL|unix.O_DIRECT, 0)
 	})
 	if err != nil {
-		return fmt.Errorf("take it for ourselves: %w", err)
+		return fmt.Errorf("open it for ourselves alone (is it mounted?): %w", err)
 	}
 	defer func() { err = errors.Join(err, open.Close()) }()
 	// Memory from the kernel begins with a page, as direct reads and writes want it.
