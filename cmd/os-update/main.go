@@ -1,5 +1,5 @@
 // Command os-update checks for, applies, commits and rolls back OS images on a
-// device. See os-update(8).
+// device, and refreshes its boot loader. See os-update(8).
 package main
 
 import (

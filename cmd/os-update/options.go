@@ -13,7 +13,7 @@ import (
 
 // options are the command line. The names of the seed's os-update are kept.
 type options struct {
-	check, apply, commit, confirm, rollback, reboot, bootFailed, status bool
+	check, apply, commit, confirm, rollback, reboot, bootFailed, status, firmware bool
 
 	read, server, pkey, version, activate, limitRate, config string
 
@@ -27,6 +27,7 @@ Actions, one of:
   --apply             fetch the update, write it to the other slot, start it on trial
   --commit            keep the running system (done by itself at each healthy boot)
   --rollback          make the other slot the default again
+  --firmware          make the boot loader that of the running image, file by file
   --reboot            restart; with --commit or --rollback: restart after it
   --status            say what runs, what the other slot holds, what happened last
   --read NAME         write the image NAME to standard output, verified
@@ -38,10 +39,11 @@ Options:
   --pkey FILE         private key for ssh
   --read NAME         with --check and --apply: the image to look for
   --version X         --apply exactly this version, also if it failed before
-  --allow-downgrade   --apply an older version than the running one
+  --allow-downgrade   --apply an older version than the running one; with --firmware: take
+                      the boot loader of the older of two committed slots
   --activate HOW      kexec (jump into the new system) or reboot (through the firmware)
   --download-only     write and verify the update, do not start it
-  --dry-run           say what --apply would do and fetch, write nothing
+  --dry-run           say what --apply or --firmware would do, write nothing
   --limit-rate RATE   fetch at most RATE bytes a second, as 500KiB or 1MiB
   --config FILE       read FILE instead of ` + update.ConfigFile + `
   --json              print results as JSON
@@ -66,7 +68,7 @@ func parse(args []string) (*options, error) {
 		name string
 	}{
 		{&o.check, "check"}, {&o.apply, "apply"}, {&o.commit, "commit"}, {&o.confirm, "confirm"}, {&o.rollback, "rollback"},
-		{&o.reboot, "reboot"}, {&o.bootFailed, "boot-failed"}, {&o.status, "status"}, {&o.json, "json"},
+		{&o.reboot, "reboot"}, {&o.bootFailed, "boot-failed"}, {&o.status, "status"}, {&o.firmware, "firmware"}, {&o.json, "json"},
 		{&o.downloadOnly, "download-only"}, {&o.allowDowngrade, "allow-downgrade"}, {&o.dryRun, "dry-run"},
 	} {
 		fs.BoolVar(f.p, f.name, false, "")
@@ -100,7 +102,7 @@ func (o *options) action() string {
 		name string
 	}{
 		{o.check, "check"}, {o.apply, "apply"}, {o.commit, "commit"}, {o.confirm, "confirm"},
-		{o.rollback, "rollback"}, {o.bootFailed, "boot-failed"}, {o.status, "status"},
+		{o.rollback, "rollback"}, {o.bootFailed, "boot-failed"}, {o.status, "status"}, {o.firmware, "firmware"},
 	} {
 		if a.on {
 			names = append(names, a.name)
@@ -125,7 +127,7 @@ func (o *options) consistent() error {
 	}
 	switch {
 	case a == "":
-		return bad("nothing to do: give one of --check, --apply, --commit, --rollback, --reboot, --status, --read")
+		return bad("nothing to do: give one of --check, --apply, --commit, --rollback, --firmware, --reboot, --status, --read")
 	case strings.Contains(a, " "):
 		return bad("--%s cannot be combined", a)
 	}
@@ -140,10 +142,10 @@ func (o *options) consistent() error {
 		{o.pkey != "", "pkey", "read check apply"},
 		{o.limitRate != "", "limit-rate", "read apply"},
 		{o.version != "", "version", "check apply"},
-		{o.allowDowngrade, "allow-downgrade", "check apply"},
+		{o.allowDowngrade, "allow-downgrade", "check apply firmware"},
 		{o.activate != "", "activate", "apply"},
 		{o.downloadOnly, "download-only", "apply"},
-		{o.dryRun, "dry-run", "apply"},
+		{o.dryRun, "dry-run", "apply firmware"},
 	} {
 		if f.on && !strings.Contains(" "+f.with+" ", " "+a+" ") {
 			return bad("--%s does not go with --%s", f.name, a)

@@ -32,6 +32,10 @@ func TestParse(t *testing.T) {
 		{"--confirm --json", "confirm", ""},
 		{"--rollback --reboot", "rollback", ""},
 		{"--reboot", "reboot", ""},
+		{"--firmware --json --dry-run --allow-downgrade", "firmware", ""},
+		{"--firmware --apply", "", "cannot be combined"},
+		{"--firmware --server x", "", "--server does not go with --firmware"},
+		{"--firmware --reboot", "", "--reboot does not go with --firmware"},
 		{"--boot-failed", "boot-failed", ""},
 		{"--status --json", "status", ""},
 		{"--read x --server s --pkey k --limit-rate 5k", "read", ""},
@@ -106,6 +110,7 @@ func TestCompletion(t *testing.T) {
 		{"--co", "--commit --confirm --config"},
 		{"--server http://h --j", "--json"},
 		{"--version 2", ""},
+		{"--f", "--firmware"},
 	} {
 		script := `source ../../os/root/usr/share/bash-completion/completions/os-update
 			COMP_WORDS=(os-update ` + c.words + `) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
@@ -158,6 +163,7 @@ func TestRunWithoutADevice(t *testing.T) {
 		{"--apply --json", cli.Failure, "", `"error"`},
 		{"--commit", cli.Failure, "", "boot description"},
 		{"--rollback", cli.Failure, "", "boot description"},
+		{"--firmware", cli.Failure, "", "boot description"},
 		{"--check --config " + config, cli.Failure, "", "os-update.yml:1: field nmae not found"},
 		{"--check --server ftp://x", cli.Usage, "", "scheme ftp"},
 		{"--read x", cli.Usage, "", "no update server"},
@@ -195,6 +201,24 @@ func TestTexts(t *testing.T) {
 		res.Outcome, res.Activation = c.outcome, c.activation
 		if got := applyText(res); got != c.want {
 			t.Errorf("applyText(%s) = %q, want %q", c.outcome, got, c.want)
+		}
+	}
+}
+
+func TestFirmwareText(t *testing.T) {
+	files := []update.FirmwareFile{
+		{Name: "EFI/BOOT/BOOTX64.EFI", State: update.FirmwareReplaced, Old: "01", New: "02", Previous: "EFI/BOOT/BOOTX64.OLD"},
+		{Name: "A", State: update.FirmwareCurrent, Old: "03", New: "03"},
+		{Name: "B", State: update.FirmwareNew, New: "04"},
+	}
+	for dry, want := range map[bool]string{
+		false: "EFI/BOOT/BOOTX64.EFI replaced by that of version 2 (02, was 01), EFI/BOOT/BOOTX64.OLD keeps the old one\n" +
+			"A is that of version 2 (03)\nB new, of version 2 (04)",
+		true: "EFI/BOOT/BOOTX64.EFI would be replaced by that of version 2 (02, was 01), EFI/BOOT/BOOTX64.OLD keeps the old one\n" +
+			"A is that of version 2 (03)\nB would be new, of version 2 (04)",
+	} {
+		if got := firmwareText(&update.FirmwareResult{Version: "2", Files: files, DryRun: dry}); got != want {
+			t.Errorf("firmwareText(dry run %v) = %q, want %q", dry, got, want)
 		}
 	}
 }

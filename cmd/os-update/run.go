@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/key"
@@ -125,6 +126,8 @@ func act(ctx context.Context, env *cli.Env, o *options, u *update.Updater) error
 			return show(env, o, res, text+", rebooting")
 		}
 		return show(env, o, res, text+": reboot to run it")
+	case "firmware":
+		return firmware(ctx, env, o, u)
 	case "boot-failed":
 		return u.BootFailed(ctx)
 	case "reboot":
@@ -174,6 +177,20 @@ func apply(ctx context.Context, env *cli.Env, o *options, u *update.Updater) err
 	return nil
 }
 
+func firmware(ctx context.Context, env *cli.Env, o *options, u *update.Updater) error {
+	res, err := u.Firmware(ctx, update.FirmwareOptions{DryRun: o.dryRun, AllowDowngrade: o.allowDowngrade})
+	if err != nil {
+		return err
+	}
+	if err := show(env, o, res, firmwareText(res)); err != nil {
+		return err
+	}
+	if !res.Changed {
+		return cli.Exit(cli.Nothing)
+	}
+	return nil
+}
+
 // show prints a result.
 func show(env *cli.Env, o *options, v any, text string) error {
 	if o.json {
@@ -201,6 +218,25 @@ func confirmText(res *update.ConfirmResult) string {
 		return "no update server to ask"
 	}
 	return res.Server + " answers"
+}
+
+func firmwareText(res *update.FirmwareResult) string {
+	would := ""
+	if res.DryRun {
+		would = "would be "
+	}
+	var lines []string
+	for _, f := range res.Files {
+		switch f.State {
+		case update.FirmwareCurrent:
+			lines = append(lines, fmt.Sprintf("%s is that of version %s (%s)", f.Name, res.Version, f.New))
+		case update.FirmwareNew:
+			lines = append(lines, fmt.Sprintf("%s %snew, of version %s (%s)", f.Name, would, res.Version, f.New))
+		default:
+			lines = append(lines, fmt.Sprintf("%s %sreplaced by that of version %s (%s, was %s), %s keeps the old one", f.Name, would, res.Version, f.New, f.Old, f.Previous))
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 func applyText(res *update.ApplyResult) string {

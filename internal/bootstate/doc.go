@@ -16,6 +16,7 @@
 // copy ([Files]), which is written after it, still holds the old state. Concurrent
 // writers must be kept apart by the caller.
 //
-// The format is frozen: the GRUB on a device is never rewritten, and a slot that is
-// rolled back to must still understand what a newer one wrote.
+// The format is frozen: the GRUB on a device is replaced by hand only, so it may be
+// older or newer than either slot, and a slot that is rolled back to must still
+// understand what a newer one wrote.
 package bootstate

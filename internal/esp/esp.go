@@ -1,21 +1,28 @@
 // Package esp reads and writes the EFI system partition of a running device: the
-// boot state, the device record, and the kernel image of each slot with its
-// checksum file.
+// boot state, the device record, the kernel image of each slot with its
+// checksum file, and the firmware, which is the boot loader.
 //
-// The two calls most callers need are [Mount], which opens the partition
-// privately and only for as long as the volume is open, and
-// [Volume.InstallKernel]. [Dir] treats a folder as a volume.
+// The three calls most callers need are [Mount], which opens the partition
+// privately and only for as long as the volume is open, [Volume.InstallKernel]
+// and [Volume.InstallFirmware]. [Dir] treats a folder as a volume.
 //
-// Crash promise: the boot loader's own files are never written. The boot state
-// and the record are overwritten in place (package bootstate and package slot
-// say how a torn write is survived). A slot's kernel image is overwritten in
-// place, with its checksum made invalid first and valid last; the boot loader
-// starts no image whose checksum is wrong, so an image that was cut half way is
-// not started. No file is made, renamed, shortened or, but for a kernel image
-// that does not fit, made longer: the builder has made all of them, with room. FAT
-// has no journal. Power that goes while a folder or a chain of clusters changes
-// can leave a volume that the kernel reads but refuses to write, and then the
-// device could never be updated again.
+// Crash promise: the boot state and the record are overwritten in place (package
+// bootstate and package slot say how a torn write is survived). A slot's kernel
+// image is overwritten in place, with its checksum made invalid first and valid
+// last; the boot loader starts no image whose checksum is wrong, so an image that
+// was cut half way is not started.
+//
+// None of these files is made, renamed, shortened or, but for a kernel image that
+// does not fit, made longer: the builder has made all of them, with room. FAT has
+// no journal. Power that goes while a folder or a chain of clusters changes can
+// leave a volume that the kernel reads but refuses to write, and then the device
+// could never be updated again.
+//
+// A firmware file is whole at every instant, the old one or the new one: the new
+// one is written beside it, read back from the medium, and put in its place by one
+// write of one sector of their folder, which moves no cluster. Nothing else of
+// the loader that runs is ever written, freed or renamed. docs/design/firmware.md
+// has the argument.
 //
 // It does not decide anything about slots, and it is not safe for concurrent
 // use; the lock of package update keeps writers apart.
@@ -23,6 +30,7 @@ package esp
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -40,6 +48,9 @@ type Volume struct {
 	dir  string
 	mnt  *os.File // nil for a plain folder
 	name string
+
+	// fault, if set, is called between the steps of an installation; tests cut there.
+	fault func(point string) error
 }
 
 // Dir returns the folder dir as a volume.
@@ -118,21 +129,27 @@ func (v *Volume) readSum(s bootstate.Slot) ([]byte, error) {
 
 // hashKernel reads a slot's kernel image from the disk.
 func (v *Volume) hashKernel(s bootstate.Slot) ([]byte, int64, error) {
-	f, err := os.Open(v.Path(kernelName(s)))
+	sum, n, err := hashFile(context.Background(), v.Path(kernelName(s)))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, 0, &KernelError{s, "there is no " + kernelName(s)}
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("open kernel image of slot %s: %w", s, err)
+		return nil, n, fmt.Errorf("read kernel image of slot %s: %w", s, err)
+	}
+	return sum, n, nil
+}
+
+// hashFile reads a file from the disk.
+func hashFile(ctx context.Context, path string) ([]byte, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
 	}
 	defer f.Close()
 	forget(f)
 	h := sha256.New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{f}, make([]byte, copyBuffer))
-	if err != nil {
-		return nil, n, fmt.Errorf("read kernel image of slot %s: %w", s, err)
-	}
-	return h.Sum(nil), n, nil
+	n, err := io.CopyBuffer(struct{ io.Writer }{h}, &contextReader{ctx, f}, make([]byte, copyBuffer))
+	return h.Sum(nil), n, err
 }
 
 const copyBuffer = 256 << 10

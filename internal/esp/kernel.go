@@ -110,7 +110,7 @@ func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderA
 	if err := os.MkdirAll(v.Path(folder), 0o700); err != nil {
 		return err
 	}
-	if err := v.room(total - have); err != nil {
+	if err := v.room(total, have); err != nil {
 		return err
 	}
 	// From here on the boot loader must not start what is there.
@@ -120,7 +120,13 @@ func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderA
 	if err := v.sync(); err != nil {
 		return err
 	}
-	if err := v.writeKernel(ctx, s, image, size, have, total); err != nil {
+	if have > 0 && total > have {
+		// If power went when this was done before, the file may have clusters that are free.
+		if err := v.unmounted(func(e entries) error { return e.mend(kernelName(s)) }); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(ctx, v.Path(kernelName(s)), image, size, total); err != nil {
 		return err
 	}
 	if err := v.sync(); err != nil {
@@ -142,10 +148,10 @@ func (v *Volume) install(ctx context.Context, s bootstate.Slot, image io.ReaderA
 	return v.CheckKernel(s)
 }
 
-// room refuses to make a file larger by more than there is, before the old
-// content is touched.
-func (v *Volume) room(more int64) error {
-	if more <= 0 {
+// room refuses what does not fit, before the file is touched that it goes over,
+// which has so many bytes already.
+func (v *Volume) room(size, have int64) error {
+	if size <= have {
 		return nil
 	}
 	var fs unix.Statfs_t
@@ -154,27 +160,29 @@ func (v *Volume) room(more int64) error {
 	}
 	free := int64(fs.Bfree) * fs.Bsize
 	// One cluster each for the two files' tails and a new folder entry.
-	if need := more + 3*fs.Bsize; need > free {
+	if need := size - have + 3*fs.Bsize; need > free {
 		return fmt.Errorf("%w: it needs %d bytes more, %d are free", unix.ENOSPC, need, free)
 	}
 	return nil
 }
 
-// writeKernel brings image and zeros into the slot's file. The blocks that hold
-// the right bytes are left alone: flash wears by writing.
-func (v *Volume) writeKernel(ctx context.Context, s bootstate.Slot, image io.ReaderAt, size, have, total int64) (err error) {
-	f, err := os.OpenFile(v.Path(kernelName(s)), os.O_RDWR|os.O_CREATE, 0o600)
+// writeFile makes a file hold an image of size bytes and then zeros, total bytes
+// in all. The blocks that hold the right bytes are left alone: flash wears by
+// writing.
+func writeFile(ctx context.Context, path string, image io.ReaderAt, size, total int64) (err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if total > have {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() != total {
 		// The file system's structure first, and durable: then the content only
 		// fills clusters that are the file's already.
-		if err := f.Truncate(total); err != nil {
-			return err
-		}
-		if err := errors.Join(f.Sync(), v.sync()); err != nil {
+		if err := errors.Join(f.Truncate(total), f.Sync()); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,6 @@
 // Package grub makes the boot loader: one EFI program with GRUB, the few modules it
-// needs and its configuration inside, put on the ESP when an image is built and
-// never rewritten on a device.
+// needs and its configuration inside. The build puts it on the ESP and into the root;
+// from there `os-update --firmware`, and nothing else, brings it to a device's ESP.
 //
 // [Standalone] builds it with grub-mkstandalone from the tools tree; [Config] is the
 // configuration alone. The rules in it are those of package bootstate, whose

@@ -17,6 +17,7 @@ import (
 	"github.com/OSInside/eos/internal/key"
 	"github.com/OSInside/eos/internal/repository"
 	"github.com/OSInside/eos/internal/toolstree"
+	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
 // buildMinimal builds images/minimal.yaml and returns the result.
@@ -113,6 +114,14 @@ func TestBuild(t *testing.T) {
 	}
 	checkSecrets(t, tr, keys)
 	checkRoot(t, tr)
+	// The slot image is complete in itself: it has the boot loader that is on the ESP.
+	loader, err := tr.read("/usr/lib/eos/firmware/EFI/BOOT/BOOTX64.EFI")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if onESP := toolstreetest.Output(t, tools, "mtype", "-i", first.Path("raw")+"@@1M", "::/EFI/BOOT/BOOTX64.EFI"); onESP != string(loader) {
+		t.Errorf("the boot loader in the root has %d bytes and is not the one on the ESP, which has %d", len(loader), len(onESP))
+	}
 }
 
 // writeRoot turns a slot's file system into a tar archive, with tools that know
@@ -190,7 +199,7 @@ func checkSecrets(t *testing.T, tr *tree, keys string) {
 func checkRoot(t *testing.T, tr *tree) {
 	t.Helper()
 	for _, p := range []string{
-		"/etc/os-update.yml", "/usr/bin/os-update", "/usr/lib/eos/uki.efi",
+		"/etc/os-update.yml", "/usr/bin/os-update", "/usr/lib/eos/uki.efi", "/usr/lib/eos/firmware/EFI/BOOT/BOOTX64.EFI",
 		"/usr/share/eos/build.json", "/usr/share/eos/dpkg-status", "/usr/share/eos/keys/image.pub",
 		"/usr/share/eos/root.json", "/usr/lib/systemd/system/os-update-commit.service",
 	} {

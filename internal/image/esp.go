@@ -14,6 +14,7 @@ import (
 	"github.com/OSInside/eos/internal/bootstate"
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/esp"
+	"github.com/OSInside/eos/internal/grub"
 	"github.com/OSInside/eos/internal/slot"
 	"github.com/OSInside/eos/internal/toolstree"
 )
@@ -65,8 +66,12 @@ func buildESP(ctx context.Context, tools *toolstree.Tree, out string, size int64
 			return fail(err)
 		}
 	}
+	// `os-update --firmware` writes a boot loader beside the one that runs.
+	if loader, err := os.Stat(files[grub.Program]); err == nil {
+		total += loader.Size()
+	}
 	if total > size-size/16 {
-		return fail(fmt.Errorf("its files, with room for later kernel images in both slots, need %d MiB, it has %d MiB (disk.esp of the image description)", total>>20, size>>20))
+		return fail(fmt.Errorf("its files, with room for later kernel images in both slots and another boot loader, need %d MiB, it has %d MiB (disk.esp of the image description)", total>>20, size>>20))
 	}
 	slices.Sort(names)
 	for _, name := range names {
@@ -83,8 +88,8 @@ var espDirs = []string{"EFI", "EFI/BOOT", "EFI/eos", "EFI/eos/a.efi.extra.d", "E
 // espFiles makes the files of a new device's ESP in dir: slot A was committed
 // at the factory, slot B is empty. All files that the device will ever write are
 // there, with room: package esp says why.
-func espFiles(ctx context.Context, tools *toolstree.Tree, dir, grub, uki, diskGUID string, image slot.Image, slots int, epoch time.Time) (map[string]string, error) {
-	files := map[string]string{"EFI/BOOT/BOOTX64.EFI": grub}
+func espFiles(ctx context.Context, tools *toolstree.Tree, dir, loader, uki, diskGUID string, image slot.Image, slots int, epoch time.Time) (map[string]string, error) {
+	files := map[string]string{grub.Program: loader}
 	own := filepath.Join(dir, "a.efi")
 	if err := copyFile(uki, own); err != nil {
 		return nil, err

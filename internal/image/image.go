@@ -5,7 +5,7 @@
 // [Build] is the one call. Its stages are
 //
 //	root archive   mmdebstrap, kept in the cache by package list
-//	root           normalised, EOS's files and the description laid over it, in memory
+//	root           normalised, EOS's files, the boot loader and the description laid over it, in memory
 //	kernel image   initramfs with eos-init, bound to the build id
 //	file system    squashfs of root and kernel image, kept in the cache by content
 //	slot image     hash tree and signed manifest behind it
@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/grub"
 	"github.com/OSInside/eos/internal/imagespec"
 	"github.com/OSInside/eos/internal/key"
 	"github.com/OSInside/eos/internal/slot"
@@ -96,6 +97,10 @@ func (r *Result) Path(kind string) string {
 // deviceUpdate is the program that updates a device.
 const deviceUpdate = "/usr/bin/os-update"
 
+// firmwareDir is where the root has what is on the ESP besides slots and boot state,
+// under the same names: a slot image is complete in itself.
+const firmwareDir = "/usr/lib/eos/firmware"
+
 // build is a build under way.
 type build struct {
 	Options
@@ -103,6 +108,7 @@ type build struct {
 	dir    string // temporary
 	epoch  time.Time
 	init   []byte
+	loader string // file with the boot loader
 	signer key.Private
 	in     inputs
 	status string // packages in the image
@@ -334,6 +340,10 @@ func (b *build) root(ctx context.Context, t *tree) (*kernel, *os.File, error) {
 			}
 		}
 	}
+	if err := b.addLoader(ctx, t); err != nil {
+		modules.Close()
+		return nil, nil, err
+	}
 	t.clamp(b.epoch)
 	release, err := t.read("/usr/lib/os-release")
 	if err != nil {
@@ -351,6 +361,20 @@ func (b *build) root(ctx context.Context, t *tree) (*kernel, *os.File, error) {
 		return nil, nil, err
 	}
 	return k, modules, nil
+}
+
+// addLoader makes the boot loader, and puts it into the root.
+func (b *build) addLoader(ctx context.Context, t *tree) error {
+	b.loader = filepath.Join(b.dir, "grub.efi")
+	if err := grub.Standalone(ctx, b.tools, b.loader); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(b.loader)
+	if err != nil {
+		return fmt.Errorf("read boot loader: %w", err)
+	}
+	t.write(firmwareDir+"/"+grub.Program, 0o644, data)
+	return nil
 }
 
 // buildID hashes all that decides the bytes of the slot's file system.

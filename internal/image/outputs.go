@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/OSInside/eos/internal/command"
-	"github.com/OSInside/eos/internal/grub"
 	"github.com/OSInside/eos/internal/imagespec"
 	"github.com/OSInside/eos/internal/sbom"
 	"github.com/OSInside/eos/internal/slot"
@@ -22,12 +21,8 @@ import (
 // disks makes the disk image and the formats of it that are asked for.
 func (b *build) disks(ctx context.Context, uki, slotPath string, image slot.Image) error {
 	s := b.Spec
-	loader := filepath.Join(b.dir, "grub.efi")
-	if err := grub.Standalone(ctx, b.tools, loader); err != nil {
-		return err
-	}
 	disk := guid(image.BuildID, "disk")
-	files, err := espFiles(ctx, b.tools, b.dir, loader, uki, disk, image, s.Disk.Slots, b.epoch)
+	files, err := espFiles(ctx, b.tools, b.dir, b.loader, uki, disk, image, s.Disk.Slots, b.epoch)
 	if err != nil {
 		return fmt.Errorf("make EFI system partition: %w", err)
 	}

@@ -98,6 +98,7 @@ var bad = []struct{ text, want, hint string }{
 	{"files: [{path: /, content: x}]\n", "is the root of the image", ""},
 	{"files: [{path: /run/x, content: x}]\n", "/run is mounted over", ""},
 	{"files: [{path: /etc/os-update.yml, content: x}]\n", "is made from update:", ""},
+	{"files: [{path: /usr/lib/eos/firmware/EFI/BOOT/BOOTX64.EFI, content: x}]\n", "is made by the build", ""},
 	{"files: [{path: \"/a\\nb\", content: x}]\n", "has a control character", ""},
 	{"files: [{path: /a}]\n", "5: files[0]: has 0 of content, source and link", ""},
 	{"files: [{path: /a, content: x, link: /b}]\n", "5: files[0]: has 2 of content, source and link", ""},

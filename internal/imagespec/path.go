@@ -49,6 +49,7 @@ var generated = []struct{ dir, why string }{
 	{"/usr/share/eos/keys", "is made from keys:"},
 	{"/usr/share/eos/root.json", "is made from the keys directory"},
 	{"/usr/lib/eos/uki.efi", "is made by the build"},
+	{"/usr/lib/eos/firmware", "is made by the build"},
 }
 
 func (d *decoder) checkFiles(s *Spec) {

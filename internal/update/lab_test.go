@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -339,6 +340,7 @@ type fakeMachine struct {
 	t     *testing.T
 	dev   *device.Device
 	esp   string
+	fw    string // what the running image has for the ESP
 	slots map[bootstate.Slot]string
 	boots int
 	now   time.Time
@@ -359,7 +361,7 @@ type fakeMachine struct {
 var errPower = errors.New("power is off")
 
 func newFakeMachine(t *testing.T) *fakeMachine {
-	m := &fakeMachine{t: t, esp: t.TempDir(), slots: map[bootstate.Slot]string{}, now: epoch, opened: map[bootstate.Slot]int{}}
+	m := &fakeMachine{t: t, esp: t.TempDir(), fw: t.TempDir(), slots: map[bootstate.Slot]string{}, now: epoch, opened: map[bootstate.Slot]int{}}
 	for _, x := range []bootstate.Slot{"a", "b"} {
 		m.slots[x] = filepath.Join(t.TempDir(), "slot-"+string(x))
 		if err := os.WriteFile(m.slots[x], make([]byte, slotSize), 0o600); err != nil {
@@ -430,6 +432,8 @@ func (m *fakeMachine) Kernel(ctx context.Context, x device.Slot, man *slotimage.
 	}
 	return section{io.NewSectionReader(f, kernelAt, int64(binary.LittleEndian.Uint32(n))), f}, nil
 }
+
+func (m *fakeMachine) Firmware() fs.FS { return os.DirFS(m.fw) }
 
 func (m *fakeMachine) LoadKernel(u *kexec.UKI, cmdline string) error {
 	if m.loadErr != nil {

@@ -3,6 +3,7 @@ package update
 import (
 	"context"
 	"io"
+	"io/fs"
 	"time"
 
 	"github.com/OSInside/eos/internal/device"
@@ -23,6 +24,10 @@ type Machine interface {
 	// Kernel opens the kernel image inside the slot's file system, every block
 	// of which is checked against m's root hash when it is read.
 	Kernel(ctx context.Context, s device.Slot, m *slotimage.Manifest) (Kernel, error)
+	// Firmware is what the running image has for the EFI system partition, under the
+	// same names. Every block of it is checked against the image's root hash when it is
+	// read.
+	Firmware() fs.FS
 	// LoadKernel makes u the kernel that Jump starts; UnloadKernel undoes it.
 	LoadKernel(u *kexec.UKI, cmdline string) error
 	UnloadKernel() error

@@ -27,12 +27,13 @@ type Status struct {
 	Once     bootstate.Slot `json:"once,omitempty"`
 	FellBack bool           `json:"fell_back,omitempty"`
 	// Slots holds a and, on a device that has it, b.
-	Slots    []SlotStatus   `json:"slots,omitempty"`
-	Updating *slot.Image    `json:"updating,omitempty"` // an apply that has begun and not ended
-	Last     *slot.Result   `json:"last,omitempty"`
-	Failed   []slot.Failure `json:"failed,omitempty"`
-	Locked   bool           `json:"locked,omitempty"` // another os-update runs
-	Problems []string       `json:"problems,omitempty"`
+	Slots    []SlotStatus    `json:"slots,omitempty"`
+	Firmware *FirmwareStatus `json:"firmware,omitempty"`
+	Updating *slot.Image     `json:"updating,omitempty"` // an apply that has begun and not ended
+	Last     *slot.Result    `json:"last,omitempty"`
+	Failed   []slot.Failure  `json:"failed,omitempty"`
+	Locked   bool            `json:"locked,omitempty"` // another os-update runs
+	Problems []string        `json:"problems,omitempty"`
 }
 
 // SlotStatus is what is known about one slot.
@@ -93,9 +94,11 @@ func (st *Status) readESP(s *session) {
 	v, err := s.Machine.ESP(false)
 	if err != nil {
 		st.problem(err)
+		st.Firmware = firmwareUnknown(err)
 		return
 	}
 	defer v.Close()
+	st.Firmware = firmwareStatus(s.Machine.Firmware(), v)
 	r, err := v.Record()
 	if err != nil {
 		st.problem(err)
@@ -183,6 +186,9 @@ func (st *Status) Text(w io.Writer) error {
 	}
 	for _, x := range st.Slots {
 		line("slot "+string(x.Slot), "%s", x.text())
+	}
+	if st.Firmware != nil {
+		line("firmware", "%s", st.Firmware.text())
 	}
 	if st.Updating != nil {
 		line("update", "writing %s was begun and has not ended", st.Updating.Version)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -22,6 +23,9 @@ import (
 
 // KernelFile is where an image keeps its unified kernel image.
 const KernelFile = "/usr/lib/eos/uki.efi"
+
+// FirmwareDir is where an image keeps its boot loader.
+const FirmwareDir = "/usr/lib/eos/firmware"
 
 // System is the device the program runs on.
 type System struct {
@@ -174,6 +178,9 @@ func (k *fileKernel) Close() error {
 	}
 	return err
 }
+
+// Firmware is in our own root, which dm-verity covers.
+func (s *System) Firmware() fs.FS { return os.DirFS(FirmwareDir) }
 
 // LoadKernel gives u to the kernel.
 func (s *System) LoadKernel(u *kexec.UKI, cmdline string) error { return kexec.Load(u, cmdline) }

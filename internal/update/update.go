@@ -5,7 +5,8 @@
 //
 // Most callers need an [Updater] and its methods [Updater.Check],
 // [Updater.Apply], [Updater.Commit], [Updater.Rollback] and [Updater.Status];
-// [Read] streams an image instead of installing it.
+// [Updater.Firmware] refreshes the boot loader, [Updater.Read] streams an image
+// instead of installing it.
 //
 // Crash promise: an operation may be cut, killed or lose power at any point. A
 // committed slot stays bootable, and running the same operation again continues.
@@ -13,7 +14,7 @@
 // an Updater itself is for one goroutine.
 //
 // It does not decide when to update, holds no image in memory, and never touches
-// the registry or the boot loader's own files.
+// the registry. The boot loader's own files are touched by [Updater.Firmware] alone.
 package update
 
 import (

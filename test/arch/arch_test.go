@@ -75,7 +75,7 @@ var layers = [][]string{
 	},
 	{ // formats, pure logic, single tools and kernel interfaces
 		"internal/bootstate", "internal/chunk", "internal/detach", "internal/device", "internal/dm", "internal/esp",
-		"internal/gpt", "internal/grub", "internal/imagespec", "internal/initramfs",
+		"internal/fat", "internal/gpt", "internal/grub", "internal/imagespec", "internal/initramfs",
 		"internal/kexec", "internal/kmod", "internal/repository", "internal/s3store", "internal/sbom",
 		"internal/slot", "internal/slotimage", "internal/squashfs", "internal/toolstree",
 		"internal/verity", "os",
