@@ -1,0 +1,83 @@
+package main
+
+import (
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
+)
+
+const units = "../../os/update-server/usr/lib/systemd/system/"
+
+// TestUnitIsHardened asks systemd what a unit leaves open: 0 is nothing, 10 everything. What
+// os-fetch.service starts with '+' is not in it: see TestPrivilege.
+func TestUnitIsHardened(t *testing.T) {
+	tree := toolstreetest.Open(t)
+	for _, name := range []string{"os-update-serve.service", "os-fetch.service", "os-update-daemon@.service"} {
+		unit, err := filepath.Abs(units + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := toolstreetest.Output(t, tree, "systemd-analyze", "security", "--offline=yes", "--no-pager", unit)
+		m := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)
+		if m == nil {
+			t.Fatalf("systemd-analyze says of %s:\n%s", name, out)
+		}
+		t.Logf("%s: %s", name, m[1])
+		if level, err := strconv.ParseFloat(m[1], 64); err != nil || level > 2.0 {
+			t.Errorf("exposure level of %s is %s, want 2.0 at most:\n%s", name, m[1], out)
+		}
+	}
+}
+
+// TestPrivilege: one line of all units runs with root's rights, besides those that make folders
+// and the host key.
+func TestPrivilege(t *testing.T) {
+	files, err := filepath.Glob(units + "*.service")
+	if err != nil || len(files) < 4 {
+		t.Fatalf("units %q, %v", files, err)
+	}
+	var lines []string
+	for _, f := range files {
+		text := read(t, f)
+		root := !strings.Contains(text, "\nUser=os-update\n")
+		for _, m := range regexp.MustCompile(`(?m)^Exec\w+=(.*)$`).FindAllStringSubmatch(text, -1) {
+			if strings.ContainsAny(m[1][:1], "+!") || root && strings.Contains(m[1], program) {
+				lines = append(lines, filepath.Base(f)+": "+m[1])
+			}
+		}
+	}
+	if got, want := strings.Join(lines, "\n"), "os-fetch.service: +/usr/bin/os-update-daemon timers"; got != want {
+		t.Errorf("with root's rights run:\n%s\nwant %s", got, want)
+	}
+}
+
+// TestUnitsAreUnderstood lets systemd read them.
+func TestUnitsAreUnderstood(t *testing.T) {
+	tree := toolstreetest.Open(t)
+	files, err := filepath.Glob(units + "*.*")
+	if err != nil || len(files) < 7 {
+		t.Fatalf("units %q, %v", files, err)
+	}
+	for _, f := range files {
+		name := filepath.Base(f)
+		if strings.HasSuffix(name, ".d") {
+			continue
+		}
+		path, err := filepath.Abs(filepath.Dir(f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := toolstreetest.Output(t, tree, "sh", "-c", `SYSTEMD_UNIT_PATH="$1:" systemd-analyze verify --man=no --recursive-errors=no "$1/$2" 2>&1; true`,
+			"sh", path, strings.Replace(name, "@.", "@EOS.x86_64.", 1))
+		for line := range strings.Lines(out) {
+			// The programs are not in the tools tree.
+			if !strings.Contains(line, "is not executable: No such file") {
+				t.Errorf("systemd says of %s: %s", name, line)
+			}
+		}
+	}
+}
