@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -79,5 +80,41 @@ func TestUnitsAreUnderstood(t *testing.T) {
 				t.Errorf("systemd says of %s: %s", name, line)
 			}
 		}
+	}
+}
+
+// TestNoCycle puts the units where the build does and asks systemd for the order of a start: a
+// fetch must not keep the boot from being complete, and is ordered after it.
+func TestNoCycle(t *testing.T) {
+	tree := toolstreetest.Open(t)
+	dir := t.TempDir()
+	for _, from := range []string{"../../os/root/usr/lib/systemd/system", units} {
+		if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, to := range map[string]string{
+		"multi-user.target.wants/os-update-serve.service":                      "os-update-serve.service",
+		"multi-user.target.wants/os-fetch.service":                             "os-fetch.service",
+		"multi-user.target.wants/os-update-commit.service":                     "os-update-commit.service",
+		"boot-complete.target.requires/os-update-confirm.service":              "os-update-confirm.service",
+		"boot-complete.target.requires/systemd-boot-check-no-failures.service": "/usr/lib/systemd/system/systemd-boot-check-no-failures.service",
+	} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(link)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(dir, to)
+		}
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := toolstreetest.Output(t, tree, "sh", "-c", `SYSTEMD_UNIT_PATH="$1:" systemd-analyze verify --man=no multi-user.target boot-complete.target os-fetch.service 2>&1; true`, "sh", dir)
+	if strings.Contains(out, "cycle") {
+		t.Errorf("systemd says:\n%s", out)
+	}
+	if !strings.Contains(out, "os-fetch.service: Command /usr/bin/os-update-daemon is not executable") {
+		t.Errorf("systemd has not looked at os-fetch.service:\n%s", out)
 	}
 }
