@@ -42,6 +42,9 @@ func runFetch(ctx context.Context, env *cli.Env, o *options) error {
 	if err != nil {
 		return err
 	}
+	if c.Mirror != "" {
+		fmt.Fprintf(env.Stderr, "%s: mirror %s: copies of repositories are not made by this version\n", program, c.Mirror)
+	}
 	if len(c.Update) == 0 {
 		fmt.Fprintf(env.Stderr, "%s: %s names no images\n", program, o.config)
 	}
