@@ -83,8 +83,8 @@ func TestUnitsAreUnderstood(t *testing.T) {
 	}
 }
 
-// TestNoCycle puts the units where the build does and asks systemd for the order of a start: a
-// fetch must not keep the boot from being complete, and is ordered after it.
+// TestNoCycle puts the units where the build does and asks systemd for the order of a start:
+// os-fetch.timer is after what may not wait for it.
 func TestNoCycle(t *testing.T) {
 	tree := toolstreetest.Open(t)
 	dir := t.TempDir()
@@ -95,7 +95,7 @@ func TestNoCycle(t *testing.T) {
 	}
 	for link, to := range map[string]string{
 		"multi-user.target.wants/os-update-serve.service":                      "os-update-serve.service",
-		"multi-user.target.wants/os-fetch.service":                             "os-fetch.service",
+		"multi-user.target.wants/os-fetch.timer":                               "os-fetch.timer",
 		"multi-user.target.wants/os-update-commit.service":                     "os-update-commit.service",
 		"boot-complete.target.requires/os-update-confirm.service":              "os-update-confirm.service",
 		"boot-complete.target.requires/systemd-boot-check-no-failures.service": "/usr/lib/systemd/system/systemd-boot-check-no-failures.service",
@@ -110,11 +110,11 @@ func TestNoCycle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out := toolstreetest.Output(t, tree, "sh", "-c", `SYSTEMD_UNIT_PATH="$1:" systemd-analyze verify --man=no multi-user.target boot-complete.target os-fetch.service 2>&1; true`, "sh", dir)
+	out := toolstreetest.Output(t, tree, "sh", "-c", `SYSTEMD_UNIT_PATH="$1:" systemd-analyze verify --man=no multi-user.target boot-complete.target os-fetch.timer os-update-serve.service 2>&1; true`, "sh", dir)
 	if strings.Contains(out, "cycle") {
 		t.Errorf("systemd says:\n%s", out)
 	}
-	if !strings.Contains(out, "os-fetch.service: Command /usr/bin/os-update-daemon is not executable") {
-		t.Errorf("systemd has not looked at os-fetch.service:\n%s", out)
+	if !strings.Contains(out, "os-update-serve.service: Command /usr/bin/os-update-daemon is not executable") {
+		t.Errorf("systemd has not looked at os-update-serve.service:\n%s", out)
 	}
 }

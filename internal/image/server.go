@@ -17,7 +17,7 @@ import (
 var serverPrograms = []string{"os-update-daemon", "os-update-restricted"}
 
 // serverUnits are what it starts.
-var serverUnits = []string{"os-update-serve.service", "os-fetch.service"}
+var serverUnits = []string{"os-update-serve.service", "os-fetch.timer"}
 
 // diskDevice is the disk of an update server, as systemd calls it. Without it the start of the
 // system waits this long for it, instead of systemd's 90 seconds. (Package embed takes no file

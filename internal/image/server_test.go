@@ -73,7 +73,7 @@ func TestServer(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	for _, unit := range []string{"os-update-serve.service", "os-fetch.service"} {
+	for _, unit := range []string{"os-update-serve.service", "os-fetch.timer"} {
 		if n := tr.get(localDir + "/multi-user.target.wants/" + unit); n == nil || n.link != unitDir+"/"+unit {
 			t.Errorf("%s is not enabled: %+v", unit, n)
 		}
