@@ -150,7 +150,7 @@ func runTimers(ctx context.Context, env *cli.Env, o *options, s initSystem) erro
 		errs = errors.Join(errs, os.Remove(s.dropIn))
 	}
 	if errs == nil {
-		fmt.Fprintf(env.Stderr, "%s: timers for %d images, every %v\n", program, len(images), interval)
+		fmt.Fprintf(env.Stderr, "%s: timers of images: %d, every %v\n", program, len(images), interval)
 	}
 	return errs
 }
