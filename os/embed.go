@@ -2,7 +2,7 @@
 // ssh and watchdog configuration. They are laid into every image as they are;
 // what depends on the image description is written by package image.
 //
-// [Root] returns them. A folder named bin or libexec holds programs, all else
+// [Root] returns them, [UpdateServer] those that an update server has besides. A folder named bin or libexec holds programs, all else
 // is plain; both belong to root. The package only returns embedded files.
 package osfiles
 
@@ -11,14 +11,19 @@ import (
 	"io/fs"
 )
 
-//go:embed all:root
-var root embed.FS
+//go:embed all:root all:update-server
+var files embed.FS
 
 // Root returns the files; the folder at its top is the root of the image.
-func Root() fs.FS {
-	sub, err := fs.Sub(root, "root")
+func Root() fs.FS { return folder("root") }
+
+// UpdateServer returns the files that make an image that of an update server.
+func UpdateServer() fs.FS { return folder("update-server") }
+
+func folder(name string) fs.FS {
+	sub, err := fs.Sub(files, name)
 	if err != nil {
-		// The name is constant and valid.
+		// The names are constant and valid.
 		panic(err)
 	}
 	return sub

@@ -1,12 +1,43 @@
 // Command os-update-daemon is the update server: it hands out a repository, and keeps copies of
 // disk images that are published elsewhere. It decides nothing about trust, which devices do by
-// signatures; it needs no privilege. See os-update-daemon(8).
+// signatures; it needs no privilege but to start timers. See os-update-daemon(8).
 package main
 
 import (
+	"context"
+	"io"
+	"log/slog"
 	"os"
 
 	"github.com/OSInside/eos/internal/cli"
 )
 
 func main() { os.Exit(cli.Run(program, Main)) }
+
+// Main is the program.
+func Main(ctx context.Context, env *cli.Env) error {
+	o, err := parse(env.Args)
+	if err != nil {
+		return err
+	}
+	if o.help != "" {
+		_, err := io.WriteString(env.Stdout, o.help)
+		return err
+	}
+	env.JSON = o.json
+	switch o.action {
+	case "serve":
+		var handler slog.Handler = slog.NewTextHandler(env.Stderr, nil)
+		if o.json {
+			handler = slog.NewJSONHandler(env.Stderr, nil)
+		}
+		return runServe(ctx, o, slog.New(handler))
+	case "fetch":
+		return runFetch(ctx, env, o)
+	case "timers":
+		return runTimers(ctx, env, o, system)
+	case "status":
+		return runStatus(env, o)
+	}
+	return runImage(ctx, env, o)
+}

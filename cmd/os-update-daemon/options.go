@@ -5,89 +5,120 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/origin"
 )
 
 const program = "os-update-daemon"
 
-const usage = `Usage: os-update-daemon serve [OPTION...]
+const usage = `Usage: os-update-daemon COMMAND [OPTION...]
+       os-update-daemon --image PATH [--oneshot] [OPTION...]
 
-Hands out an update repository over HTTP or HTTPS until it is ended; answers that run then are
-finished first. It may run while the repository is published to.
+The update server. Commands:
+  serve       hand out an update repository over HTTP or HTTPS
+  fetch       bring here what is new of the images that are published elsewhere
+  timers      have systemd look for each of these images regularly (needs root)
+  status      say how all stands
 
-Options:
-  --repo DIR              the repository (default /srv/www/fleet/repository)
-  --listen ADDRESS        address and port to serve on (default :80, with TLS :443)
-  --tls-cert FILE         certificate, PEM; looked at again when it changes
-  --tls-key FILE          its private key, PEM
-  --client-ca FILE        serve only clients with a certificate of these authorities, PEM
-  --metrics ADDRESS       address and port for /metrics and /healthz (default 127.0.0.1:9091,
-                          empty: none)
-  --max-connections N     connections at a time; more have to wait (default 4096)
-  --grace TIME            for answers that run at the end (default 30s)
-  --json                  log as JSON Lines
-
-/healthz is answered on the serving address too: 200, or 503 with the reason when devices would
-refuse what is served.
-
-Exit status: 0 ended, 1 error, 2 usage.
+With --image it looks for one image, again and again. Each has its own --help.
 `
 
+// An action is one of the things this program does.
+type action struct {
+	name  string // empty: what options without a command mean
+	usage string
+	flags func(*options, *flag.FlagSet)
+	check func(*options) error // of what the options mean together; may be nil
+}
+
+// actions in the order of the help.
+var actions = []action{
+	{"", imageUsage, imageFlags, checkImage},
+	{"serve", serveUsage, serveFlags, checkServe},
+	{"fetch", fetchUsage, fetchFlags, nil},
+	{"timers", timersUsage, timersFlags, nil},
+	{"status", statusUsage, statusFlags, nil},
+}
+
+// options are the command line.
 type options struct {
+	action string
+	help   string // to be printed, and nothing else
+
 	repo, listen, metrics string
 	cert, key, clientCA   string
 	maxConns              int
 	grace                 time.Duration
-	json                  bool
+
+	config, images, settings, image string
+	oneshot, allowOlder             bool
+
+	json bool
 }
 
-// parse reads the command line. Help is asked for when the error is flag.ErrHelp.
+func usageError(format string, a ...any) error {
+	return cli.Refuse(cli.Usage, fmt.Errorf(format, a...), program+" --help lists the commands, "+program+" COMMAND --help their options")
+}
+
+// parse reads the command line.
 func parse(args []string) (*options, error) {
-	bad := func(format string, a ...any) (*options, error) {
-		return nil, cli.Refuse(cli.Usage, fmt.Errorf(format, a...), program+" --help lists the options")
+	if len(args) == 0 {
+		return nil, usageError("no command given: want serve, fetch, timers, status or --image")
 	}
-	if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
-		return nil, flag.ErrHelp
+	if args[0] == "--help" || args[0] == "-h" {
+		return &options{help: usage}, nil
 	}
-	if len(args) == 0 || args[0] != "serve" {
-		return bad("no command given: want serve")
+	name := ""
+	if !strings.HasPrefix(args[0], "-") {
+		name, args = args[0], args[1:]
 	}
-	o := &options{}
+	for _, a := range actions {
+		if a.name == name {
+			return a.parse(args)
+		}
+	}
+	return nil, usageError("unknown command %q: want serve, fetch, timers or status", name)
+}
+
+func (a action) parse(args []string) (*options, error) {
+	o := &options{action: a.name}
 	fs := flag.NewFlagSet(program, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
-	fs.StringVar(&o.repo, "repo", "/srv/www/fleet/repository", "")
-	fs.StringVar(&o.listen, "listen", "", "")
-	fs.StringVar(&o.cert, "tls-cert", "", "")
-	fs.StringVar(&o.key, "tls-key", "", "")
-	fs.StringVar(&o.clientCA, "client-ca", "", "")
-	fs.StringVar(&o.metrics, "metrics", "127.0.0.1:9091", "")
-	fs.IntVar(&o.maxConns, "max-connections", 4096, "")
-	fs.DurationVar(&o.grace, "grace", 30*time.Second, "")
-	fs.BoolVar(&o.json, "json", false, "")
-	switch err := fs.Parse(args[1:]); {
+	a.flags(o, fs)
+	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		return nil, err
+		return &options{help: a.usage}, nil
 	case err != nil:
-		return bad("%w", err)
+		return nil, usageError("%w", err)
 	case fs.NArg() > 0:
-		return bad("unexpected argument %q", fs.Arg(0))
-	case (o.cert == "") != (o.key == ""):
-		return bad("--tls-cert and --tls-key: one is given without the other")
-	case o.clientCA != "" && o.cert == "":
-		return bad("--client-ca needs --tls-cert and --tls-key")
-	case o.maxConns < 1:
-		return bad("--max-connections %d: want 1 at least", o.maxConns)
-	case o.grace <= 0:
-		return bad("--grace %v: want a time like 30s", o.grace)
+		return nil, usageError("unexpected argument %q", fs.Arg(0))
 	}
-	if o.listen == "" {
-		o.listen = ":80"
-		if o.cert != "" {
-			o.listen = ":443"
-		}
+	if a.check != nil {
+		return o, a.check(o)
 	}
 	return o, nil
 }
+
+// Flags that several actions have.
+
+func repoFlag(o *options, fs *flag.FlagSet) {
+	fs.StringVar(&o.repo, "repo", "/srv/www/fleet/repository", "")
+}
+
+func configFlag(o *options, fs *flag.FlagSet) {
+	fs.StringVar(&o.config, "config", origin.ConfigFile, "")
+}
+
+func imagesFlag(o *options, fs *flag.FlagSet) {
+	fs.StringVar(&o.images, "images", "/srv/www/fleet/os-images", "")
+}
+
+func settingsFlag(o *options, fs *flag.FlagSet) {
+	fs.StringVar(&o.settings, "settings", "/etc/os-update-daemon.conf", "")
+}
+
+func jsonFlag(o *options, fs *flag.FlagSet) { fs.BoolVar(&o.json, "json", false, "") }

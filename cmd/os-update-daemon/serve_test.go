@@ -8,66 +8,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/OSInside/eos/internal/cli"
-	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
-
-// TestEveryOptionIsNamed keeps help and manual page complete.
-func TestEveryOptionIsNamed(t *testing.T) {
-	source, err := os.ReadFile("options.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	man, err := os.ReadFile("../../docs/man/os-update-daemon.8")
-	if err != nil {
-		t.Fatal(err)
-	}
-	options := regexp.MustCompile(`fs\.\w+Var\([^,]+, "([a-z-]+)"`).FindAllStringSubmatch(string(source), -1)
-	if len(options) != 9 {
-		t.Fatalf("%d options found, want 9", len(options))
-	}
-	for _, o := range options {
-		if !strings.Contains(usage, "--"+o[1]+" ") {
-			t.Errorf("--help lacks --%s", o[1])
-		}
-		if !strings.Contains(string(man), strings.ReplaceAll("--"+o[1], "-", `\-`)) {
-			t.Errorf("the manual page lacks --%s", o[1])
-		}
-	}
-}
-
-func TestCommandLine(t *testing.T) {
-	for _, c := range []struct {
-		args string
-		code int
-		text string
-	}{
-		{"--help", 0, ""},
-		{"serve --help", 0, ""},
-		{"", 2, "want serve"},
-		{"run", 2, "want serve"},
-		{"serve x", 2, "unexpected argument"},
-		{"serve --port 1", 2, "not defined"},
-		{"serve --tls-cert x", 2, "one is given without the other"},
-		{"serve --client-ca x", 2, "--client-ca needs"},
-		{"serve --max-connections 0", 2, "want 1 at least"},
-		{"serve --grace 0s", 2, "want a time"},
-		{"serve --repo /nonexistent", 1, "hint: eos publish"},
-	} {
-		var out, stderr bytes.Buffer
-		env := &cli.Env{Stdout: &out, Stderr: &stderr, Args: strings.Fields(c.args), Getenv: func(string) string { return "" }}
-		if code := cli.RunEnv(program, env, Main); code != c.code || !strings.Contains(stderr.String(), c.text) {
-			t.Errorf("%q: status %d, %s; want %d, %q", c.args, code, stderr.String(), c.code, c.text)
-		}
-	}
-}
 
 // lockedBuffer is written by a server and read by a test.
 type lockedBuffer struct {
@@ -161,22 +108,5 @@ func TestServe(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), `"devices cannot use this repository yet"`) || !strings.Contains(log.String(), `"msg":"stopped"`) {
 		t.Errorf("log:\n%s", log.String())
-	}
-}
-
-// TestUnitIsHardened asks systemd what the unit leaves open: 0 is nothing, 10 everything.
-func TestUnitIsHardened(t *testing.T) {
-	tree := toolstreetest.Open(t)
-	unit, err := filepath.Abs("../../os/update-server/usr/lib/systemd/system/os-update-serve.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := toolstreetest.Output(t, tree, "systemd-analyze", "security", "--offline=yes", "--no-pager", unit)
-	m := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)
-	if m == nil {
-		t.Fatalf("systemd-analyze says:\n%s", out)
-	}
-	if level, err := strconv.ParseFloat(m[1], 64); err != nil || level > 2.0 {
-		t.Errorf("exposure level %s, want 2.0 at most:\n%s", m[1], out)
 	}
 }

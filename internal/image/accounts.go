@@ -104,22 +104,29 @@ func (a *accounts) set(u imagespec.User, epoch time.Time) error {
 		}
 		return nil
 	}
-	id := strconv.Itoa(u.UID)
+	return a.add(account{name: u.Name, id: strconv.Itoa(u.UID), home: "/home/" + u.Name, shell: u.Shell, hash: hash}, epoch)
+}
+
+// account is a user with a group of the same name and number.
+type account struct{ name, id, about, home, shell, hash string }
+
+// add makes an account.
+func (a *accounts) add(u account, epoch time.Time) error {
 	for _, row := range a.passwd {
-		if row[2] == id {
-			return fmt.Errorf("add user %s: the number %s belongs to %s", u.Name, id, row[0])
+		if row[2] == u.id {
+			return fmt.Errorf("add user %s: the number %s belongs to %s", u.name, u.id, row[0])
 		}
 	}
 	for _, row := range a.group {
-		if row[0] == u.Name || row[2] == id {
-			return fmt.Errorf("add user %s: there is a group %s with the number %s", u.Name, row[0], row[2])
+		if row[0] == u.name || row[2] == u.id {
+			return fmt.Errorf("add user %s: there is a group %s with the number %s", u.name, row[0], row[2])
 		}
 	}
 	day := strconv.FormatInt(epoch.Unix()/86400, 10)
-	a.passwd = append(a.passwd, []string{u.Name, "x", id, id, "", "/home/" + u.Name, u.Shell})
-	a.shadow = append(a.shadow, []string{u.Name, hash, day, "0", "99999", "7", "", "", ""})
-	a.group = append(a.group, []string{u.Name, "x", id, ""})
-	a.gshadow = append(a.gshadow, []string{u.Name, "!", "", ""})
+	a.passwd = append(a.passwd, []string{u.name, "x", u.id, u.id, u.about, u.home, u.shell})
+	a.shadow = append(a.shadow, []string{u.name, u.hash, day, "0", "99999", "7", "", "", ""})
+	a.group = append(a.group, []string{u.name, "x", u.id, ""})
+	a.gshadow = append(a.gshadow, []string{u.name, "!", "", ""})
 	return nil
 }
 

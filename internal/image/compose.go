@@ -32,10 +32,16 @@ type inputs struct {
 
 // compose lays EOS's files and then the description over the packages' root.
 func (t *tree) compose(in *inputs) error {
-	if err := t.layEOS(); err != nil {
+	if err := t.lay(osfiles.Root()); err != nil {
 		return err
 	}
 	s := in.spec
+	server := s.Profile == imagespec.ProfileServer
+	if server {
+		if err := t.layServer(s); err != nil {
+			return err
+		}
+	}
 	for p, data := range in.programs {
 		t.write(p, 0o755, data)
 	}
@@ -59,18 +65,28 @@ func (t *tree) compose(in *inputs) error {
 	if err := t.setAccounts(in); err != nil {
 		return err
 	}
+	if server {
+		if err := t.makeServerFolders(); err != nil {
+			return err
+		}
+	}
 	if err := t.setRelease(s); err != nil {
 		return err
 	}
 	if err := t.setUnits(in); err != nil {
 		return err
 	}
-	return t.addFiles(s)
+	if err := t.addFiles(s); err != nil {
+		return err
+	}
+	if server {
+		return t.checkServer(s)
+	}
+	return nil
 }
 
-// layEOS copies the embedded files.
-func (t *tree) layEOS() error {
-	files := osfiles.Root()
+// lay copies embedded files.
+func (t *tree) lay(files fs.FS) error {
 	return fs.WalkDir(files, ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -88,7 +104,7 @@ func (t *tree) layEOS() error {
 	})
 }
 
-// writeUpdateConfig writes what os-update reads.
+// writeUpdateConfig writes what os-update reads, and on an update server os-update-daemon.
 func (t *tree) writeUpdateConfig(s *imagespec.Spec) error {
 	u := s.Update
 	text, err := yaml.Marshal(struct {
@@ -102,8 +118,12 @@ func (t *tree) writeUpdateConfig(s *imagespec.Spec) error {
 		CA          string `yaml:"ca,omitempty"`
 		Certificate string `yaml:"certificate,omitempty"`
 		Key         string `yaml:"key,omitempty"`
+
+		Images []source `yaml:"update,omitempty"`
+		Mirror string   `yaml:"mirror,omitempty"`
 	}{
 		u.Server, u.Name, s.Class, u.Activate, u.Channel, u.Limit, u.PKey, u.CA, u.Certificate, u.Key,
+		sources(s.Server.Images), s.Server.Mirror,
 	})
 	if err != nil {
 		return fmt.Errorf("write update configuration: %w", err)
@@ -118,13 +138,19 @@ func (t *tree) setAccounts(in *inputs) error {
 		return err
 	}
 	a.lock(in.epoch)
+	if in.spec.Profile == imagespec.ProfileServer {
+		if err := a.addServer(in.epoch); err != nil {
+			return err
+		}
+	}
 	keys := map[string][]string{}
 	for _, u := range in.spec.Users {
+		isNew := find(a.passwd, u.Name) == nil
 		if err := a.set(u, in.epoch); err != nil {
 			return err
 		}
 		keys[u.Name] = append(keys[u.Name], u.SSHKeys...)
-		if u.Name != "root" {
+		if isNew {
 			t.put("/home/"+u.Name, &node{typ: tar.TypeDir, mode: 0o755, uid: u.UID, gid: u.UID})
 		}
 	}
@@ -186,6 +212,13 @@ func (t *tree) setUnits(in *inputs) error {
 	limit := fmt.Sprintf("[Unit]\nJobTimeoutSec=%ds\n", s.Boot.HealthTimeout.Seconds())
 	t.write(unitDir+"/os-update-commit.service.d/20-image.conf", 0o644, []byte(limit))
 	t.write(unitDir+"/boot-complete.target.d/20-image.conf", 0o644, []byte(limit))
+	if s.Profile == imagespec.ProfileServer {
+		for _, name := range serverUnits {
+			if err := t.enable(name); err != nil {
+				return err
+			}
+		}
+	}
 	for _, name := range s.Units.Enable {
 		if err := t.enable(name); err != nil {
 			return err

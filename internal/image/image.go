@@ -94,9 +94,6 @@ func (r *Result) Path(kind string) string {
 	return ""
 }
 
-// deviceUpdate is the program that updates a device.
-const deviceUpdate = "/usr/bin/os-update"
-
 // firmwareDir is where the root has what is on the ESP besides slots and boot state,
 // under the same names: a slot image is complete in itself.
 const firmwareDir = "/usr/lib/eos/firmware"
@@ -183,11 +180,16 @@ func (b *build) prepare(ctx context.Context) error {
 	if b.init, err = b.program("eos-init"); err != nil {
 		return err
 	}
-	update, err := b.program("os-update")
-	if err != nil {
-		return err
+	names := []string{"os-update"}
+	if b.Spec.Profile == imagespec.ProfileServer {
+		names = append(names, serverPrograms...)
 	}
-	b.in.programs = map[string][]byte{deviceUpdate: update}
+	b.in.programs = map[string][]byte{}
+	for _, name := range names {
+		if b.in.programs["/usr/bin/"+name], err = b.program(name); err != nil {
+			return err
+		}
+	}
 	b.in.spec, b.in.sshKeys = b.Spec, b.SSHKeys
 	if b.tools, err = toolstree.Open(ctx, b.Progress.Note); err != nil {
 		return err

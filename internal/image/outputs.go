@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,11 +101,10 @@ func (b *build) reports(archive *rootArchive) error {
 		Name: s.Name, Version: s.Version, Arch: s.Arch, BuildID: m.BuildID,
 		Suite: s.Debian.Suite, Built: b.epoch, Packages: packages,
 	}
-	for _, p := range []struct {
-		path string
-		data []byte
-	}{{"/usr/lib/eos/uki.efi:/init", b.init}, {deviceUpdate, b.in.programs[deviceUpdate]}} {
-		program, err := sbom.Modules(p.path, p.data)
+	programs := maps.Clone(b.in.programs)
+	programs["/usr/lib/eos/uki.efi:/init"] = b.init
+	for _, path := range sortedKeys(programs) {
+		program, err := sbom.Modules(path, programs[path])
 		if err != nil {
 			return err
 		}

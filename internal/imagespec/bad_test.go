@@ -16,6 +16,9 @@ version: 1.0.0
 packages: [systemd]
 `
 
+// server is where server: belongs; what follows it is line 8.
+const server = "profiles:\n  update-server:\n    server:\n      "
+
 // bad holds faulty descriptions: text after head (or a whole file, if it begins with "!"),
 // and what has to be said, as "line: key: what". Lines are counted over the whole file.
 var bad = []struct{ text, want, hint string }{
@@ -160,6 +163,25 @@ var bad = []struct{ text, want, hint string }{
 	{"update: {ca: ca.pem}\n", `5: update.ca: "ca.pem" is not absolute`, ""},
 	{"update: {certificate: /etc/cert.pem}\n", "5: update.certificate: and update.key are given one without the other", ""},
 	{"update: {activate: kexek}\n", "5: update.activate: ", "did you mean kexec?"},
+	{"server: {interval: 1h}\n", "5: server: is for the profile update-server alone", "below profiles: update-server:"},
+	{"profiles: {AB: {server: {}}}\n", "5: server: is for the profile update-server alone", ""},
+	{server + "mirror: ftp://h/x\n", `8: server.mirror: "ftp://h/x" is not an http or https URL (in profile update-server)`, ""},
+	{server + "interval: 0\n", "8: server.interval: 0s is not from 1s", ""},
+	{server + "interval: 1w\n", `8: server.interval: "1w" is not a duration`, ""},
+	{server + "listen: 80\n", "8: server.listen: is the number 80, want text", ""},
+	{server + "listen: \"x y:80\"\n", `8: server.listen: "x y:80" is not where to listen`, ""},
+	{server + "metrics: \"$x:80\"\n", "8: server.metrics: ", "127.0.0.1:9091"},
+	{server + "certificate: /c.pem\n", "8: server.certificate: and server.key are given one without the other", ""},
+	{server + "client_ca: /c.pem\n", "8: server.client_ca: is given without server.certificate", ""},
+	{server + "client_ca: c.pem\n", `8: server.client_ca: "c.pem" is not absolute`, ""},
+	{server + "key: \"/a b\"\n", `8: server.key: "/a b" has other characters`, ""},
+	{server + "images: [{image: https://h/x.raw}]\n", `8: server.images[0].name: "" is not the name of a copy`, ""},
+	{server + "images: [{name: x.raw}]\n", `8: server.images[0].image: "" is not an http`, ""},
+	{server + "images: [{image: https://h/x.raw, name: ../x.raw}]\n", `8: server.images[0].name: "../x.raw"`, ""},
+	{server + "images: [{image: https://h/x.raw, name: x.raw, keyring: k.asc}]\n", `8: server.images[0].keyring: "k.asc" is not absolute`, ""},
+	{server + "images: [{image: https://h/x.raw, name: x.raw}, {image: https://h/y.raw, name: x.raw}]\n", `8: server.images[1]: "x.raw" is listed twice`, ""},
+	{server + "image: []\n", "8: server.image: unknown key", "did you mean images?"},
+	{"files: [{path: /etc/os-update-daemon.conf, content: x}]\n", "is made from server:", ""},
 	{"registry: {policy: tpm}\n", "5: registry.policy: ", "did you mean tpm2?"},
 	{"boot: {watchdog: 5s}\n", "5: boot.watchdog: 5s is not 0 and not from 10s to 1h", ""},
 	{"boot: {watchdog: 3}\n", `5: boot.watchdog: "3" is not a duration`, ""},

@@ -8,6 +8,12 @@ import (
 // firstUID is the first user id given to users that are not root.
 const firstUID = 1000
 
+// FleetUser is who devices log in as on an update server, whose profile makes the account.
+const (
+	FleetUser = "fleet"
+	FleetUID  = 602
+)
+
 // complete fills in the defaults that depend on other values.
 func (d *decoder) complete(s *Spec) {
 	if !d.set("hostname") {
@@ -28,6 +34,7 @@ func (d *decoder) complete(s *Spec) {
 			f.Group = "root"
 		}
 	}
+	server := s.Profile == ProfileServer
 	used := map[int]bool{}
 	for _, u := range s.Users {
 		used[u.UID] = true
@@ -37,8 +44,15 @@ func (d *decoder) complete(s *Spec) {
 		u := &s.Users[i]
 		if !d.set(fmt.Sprintf("users[%d].shell", i)) {
 			u.Shell = "/bin/bash"
+			if server && u.Name == FleetUser {
+				u.Shell = "/bin/sh"
+			}
 		}
 		if u.Name == "root" || d.set(fmt.Sprintf("users[%d].uid", i)) {
+			continue
+		}
+		if server && u.Name == FleetUser {
+			u.UID = FleetUID
 			continue
 		}
 		for used[next] {

@@ -61,7 +61,7 @@ func Parse(file string, data []byte, profile string) (*Spec, error) {
 
 // Profiles returns the names of the profiles a description can be built with, sorted.
 func Profiles(data []byte) []string {
-	names := []string{ProfileAB, ProfileStatic}
+	names := []string{ProfileAB, ProfileStatic, ProfileServer}
 	var doc struct {
 		Profiles map[string]yaml.Node `yaml:"profiles"`
 	}
@@ -139,7 +139,7 @@ var profileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
 
 // profiles returns the profiles of the description and those that are always there.
 func (d *decoder) profiles(root *yaml.Node) []override {
-	all := []override{{name: ProfileAB}, {name: ProfileStatic}}
+	all := []override{{name: ProfileAB}, {name: ProfileStatic}, {name: ProfileServer}}
 	var node *yaml.Node
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		if root.Content[i].Value == "profiles" {

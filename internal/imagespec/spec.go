@@ -27,8 +27,9 @@ import (
 
 // Names of profiles that exist without being described.
 const (
-	ProfileAB     = "AB"     // two slots; what an empty profile name means
-	ProfileStatic = "Static" // one slot, no updates in place
+	ProfileAB     = "AB"            // two slots; what an empty profile name means
+	ProfileStatic = "Static"        // one slot, no updates in place
+	ProfileServer = "update-server" // two slots, and the programs of an update server
 )
 
 // Values of words with a fixed set.
@@ -66,6 +67,7 @@ type Spec struct {
 	Squashfs Squashfs `yaml:"squashfs"`
 	Keys     Keys     `yaml:"keys"`
 	Update   Update   `yaml:"update"`
+	Server   Server   `yaml:"server"`
 	Registry Registry `yaml:"registry"`
 	Boot     Boot     `yaml:"boot"`
 	Dev      bool     `yaml:"dev"` // the caller's ssh key and a console login are added
@@ -158,6 +160,26 @@ type Update struct {
 	Key         string `yaml:"key"`         // its private key
 }
 
+// Server is what an update server does; it is for the profile update-server.
+type Server struct {
+	Images   []ServerImage `yaml:"images"`
+	Mirror   string        `yaml:"mirror"`   // URL of a repository to keep a copy of; empty: none
+	Interval Duration      `yaml:"interval"` // how often origins are asked
+	// Of what it serves over HTTP, or with a certificate over HTTPS. Empty: the program's own.
+	Listen      string `yaml:"listen"`
+	Metrics     string `yaml:"metrics"`
+	Certificate string `yaml:"certificate"` // paths on the server
+	Key         string `yaml:"key"`
+	ClientCA    string `yaml:"client_ca"`
+}
+
+// ServerImage is a disk image that an update server keeps a copy of.
+type ServerImage struct {
+	Image   string `yaml:"image"`   // URL
+	Name    string `yaml:"name"`    // of the copy
+	Keyring string `yaml:"keyring"` // path in the image; empty: no signature is asked for
+}
+
 // Registry configures the data partition.
 type Registry struct {
 	Policy string `yaml:"policy"`
@@ -178,6 +200,7 @@ func Default() Spec {
 		Squashfs: Squashfs{Level: 15},
 		Keys:     Keys{Sign: "image", Accept: []string{"image"}},
 		Update:   Update{Activate: ActivateKexec},
+		Server:   Server{Interval: Duration(time.Hour)},
 		Registry: Registry{Policy: PolicyNone},
 		Boot:     Boot{Watchdog: Duration(180 * time.Second), HealthTimeout: Duration(300 * time.Second)},
 		Outputs:  []string{OutputRaw, OutputZst},
@@ -185,13 +208,13 @@ func Default() Spec {
 }
 
 // later are profiles that are known by name, so that descriptions can have them already.
-var later = []string{"EC2", "RPI", "RPI5", "update-server"}
+var later = []string{"EC2", "RPI", "RPI5"}
 
 // Supported returns an error if the builder cannot make this image yet.
 func (s *Spec) Supported() error {
 	switch {
 	case slices.Contains(later, s.Profile):
-		return fmt.Errorf("%s: images of the profile %s cannot be built yet, only those of AB, Static and profiles of your own", s.File, s.Profile)
+		return fmt.Errorf("%s: images of the profile %s cannot be built yet, only those of AB, Static, update-server and profiles of your own", s.File, s.Profile)
 	case s.Arch != "amd64":
 		return fmt.Errorf("%s: images for %s cannot be built yet, only for amd64", s.File, s.Arch)
 	}

@@ -85,6 +85,7 @@ func TestFull(t *testing.T) {
 		Squashfs: imagespec.Squashfs{Level: 3},
 		Keys:     imagespec.Keys{Sign: "k1", Accept: []string{"k1", "other/k2.pub"}},
 		Update:   imagespec.Update{Server: "http://10.0.2.2:8080", Name: "box", Activate: "reboot"},
+		Server:   imagespec.Server{Interval: imagespec.Duration(time.Hour)},
 		Registry: imagespec.Registry{Policy: "tpm2"},
 		Boot:     imagespec.Boot{HealthTimeout: imagespec.Duration(2 * time.Minute)},
 		Dev:      true,
@@ -147,11 +148,11 @@ profiles:
 		}
 	}
 	_, err := imagespec.Parse("d.yaml", []byte(text), "ab")
-	if ps := imagespec.Problems(err); len(ps) != 1 || !strings.Contains(ps[0].Error(), `no profile "ab"`) || !strings.Contains(ps[0].Hint(), "AB, Static, EC2, more") {
+	if ps := imagespec.Problems(err); len(ps) != 1 || !strings.Contains(ps[0].Error(), `no profile "ab"`) || !strings.Contains(ps[0].Hint(), "AB, Static, update-server, EC2, more") {
 		t.Errorf("Parse(profile ab) = %v, want the profiles there are", err)
 	}
-	if got := strings.Join(imagespec.Profiles([]byte(text)), " "); got != "AB EC2 Static more" {
-		t.Errorf("Profiles = %s, want AB EC2 Static more", got)
+	if got := strings.Join(imagespec.Profiles([]byte(text)), " "); got != "AB EC2 Static more update-server" {
+		t.Errorf("Profiles = %s, want AB EC2 Static more update-server", got)
 	}
 }
 
@@ -210,6 +211,50 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// An update server has what full has, and what makes it a server.
+func TestServer(t *testing.T) {
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4 a@b"
+	text := head + `
+profiles:
+  update-server:
+    users:
+      - {name: joe}
+      - {name: fleet, ssh_keys: ['command="/usr/bin/os-update-restricted",restrict ` + key + `']}
+    server:
+      images:
+        - {image: "https://h/EOS.raw.xz", name: EOS.aarch64-RPI-TW.raw, keyring: /etc/origin.asc}
+      mirror: https://h/eos
+      interval: 90m
+      listen: ":8443"
+      metrics: "[::1]:9091"
+      certificate: /srv/www/fleet/tls/cert.pem
+      key: /srv/www/fleet/tls/key.pem
+      client_ca: /etc/devices.pem
+`
+	s := parse(t, text, imagespec.ProfileServer)
+	want := imagespec.Server{
+		Images: []imagespec.ServerImage{{Image: "https://h/EOS.raw.xz", Name: "EOS.aarch64-RPI-TW.raw", Keyring: "/etc/origin.asc"}},
+		Mirror: "https://h/eos", Interval: imagespec.Duration(90 * time.Minute), Listen: ":8443", Metrics: "[::1]:9091",
+		Certificate: "/srv/www/fleet/tls/cert.pem", Key: "/srv/www/fleet/tls/key.pem", ClientCA: "/etc/devices.pem",
+	}
+	if diff := cmp.Diff(want, s.Server); diff != "" {
+		t.Errorf("Server differs (-want +got):\n%s", diff)
+	}
+	if s.Disk.Slots != 2 {
+		t.Errorf("an update server has %d slots, want 2", s.Disk.Slots)
+	}
+	// The account of devices is the profile's; one of that name elsewhere is like any other.
+	if u := s.Users[1]; u.UID != imagespec.FleetUID || u.Shell != "/bin/sh" || s.Users[0].UID != 1000 {
+		t.Errorf("Users = %+v, want fleet with %d and /bin/sh", s.Users, imagespec.FleetUID)
+	}
+	if u := parse(t, head+"users: [{name: fleet}]\n", "").Users[0]; u.UID != 1000 {
+		t.Errorf("fleet of another profile = %+v, want 1000", u)
+	}
+	if s.Digest() == parse(t, strings.Replace(text, "90m", "91m", 1), imagespec.ProfileServer).Digest() {
+		t.Error("Digest does not depend on server")
+	}
+}
+
 func TestDigest(t *testing.T) {
 	base := parse(t, full, "").Digest()
 	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(base) {
@@ -244,7 +289,7 @@ func TestDigest(t *testing.T) {
 
 func TestSupported(t *testing.T) {
 	text := head + "profiles: {EC2: {}, RPI: {arch: arm64}, RPI5: {}, update-server: {}, mine: {}}\n"
-	for profile, want := range map[string]bool{"": true, "AB": true, "Static": true, "mine": true, "EC2": false, "RPI": false, "RPI5": false, "update-server": false} {
+	for profile, want := range map[string]bool{"": true, "AB": true, "Static": true, "mine": true, "EC2": false, "RPI": false, "RPI5": false, "update-server": true} {
 		if err := parse(t, text, profile).Supported(); (err == nil) != want {
 			t.Errorf("Supported of profile %q = %v, want %v", profile, err, want)
 		}

@@ -22,45 +22,19 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/OSInside/eos/internal/chunk/chunktest"
 	"github.com/OSInside/eos/internal/command"
-	"github.com/OSInside/eos/internal/slotimage/slotimagetest"
+	"github.com/OSInside/eos/internal/origin/origintest"
 	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
 const (
 	mib     = 1 << 20
-	espSize = 2 * mib
-	devSize = 4 * mib
-	start   = mib // of the first partition
+	espSize = origintest.ESPSize
+	devSize = origintest.DevSize
+	start   = origintest.Start
 )
 
-// disk makes a disk image with sfdisk: an EFI partition, a root partition with a slot image of the
-// given version, and something else.
-func disk(t *testing.T, version string) []byte {
-	t.Helper()
-	tree := toolstreetest.Open(t)
-	name := filepath.Join(t.TempDir(), "disk")
-	b := make([]byte, 10*mib)
-	if err := os.WriteFile(name, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := tree.Command("sfdisk", "--quiet", name)
-	c.Stdin = strings.NewReader(fmt.Sprintf("label: gpt\nfirst-lba: 2048\nsize=%d, name=p.UEFI, type=U\nsize=%d, name=p.lxreadonly\nsize=%d, name=p.spare\n", espSize/512, devSize/512, mib/512))
-	if err := command.Run(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	copy(b[start:], chunktest.Data(1, espSize))
-	m := slotimagetest.Template()
-	m.Version = version
-	slot, _ := slotimagetest.Image(t, m, 300, 7)
-	copy(b[start+espSize:], slot)
-	return b
-}
+func disk(t *testing.T, version string) []byte { return origintest.Disk(t, version) }
 
 func packed(t *testing.T, b []byte, program ...string) []byte {
 	t.Helper()
@@ -460,16 +434,20 @@ func TestSignature(t *testing.T) {
 }
 
 func TestParseConfig(t *testing.T) {
-	list, err := ParseConfig("os-update.yml", []byte(`---
+	c, err := ParseConfig("os-update.yml", []byte(`---
 update:
   - image: https://download.example.com/EOS.aarch64-RPI.raw.xz
     name: EOS.aarch64-RPI-ALP.raw
   - image: https://download.example.com/TW/EOS.aarch64-RPI.raw.xz
     name: EOS.aarch64-RPI-TW.raw
     keyring: /etc/origin.asc
+server: https://updates.example.com/eos
+limit_rate: 1MiB
+mirror: https://updates.example.com/eos
 `))
-	if err != nil || len(list) != 2 || list[1].Name != "EOS.aarch64-RPI-TW.raw" || list[1].Keyring != "/etc/origin.asc" {
-		t.Errorf("ParseConfig = %+v, %v", list, err)
+	if err != nil || len(c.Update) != 2 || c.Update[1].Name != "EOS.aarch64-RPI-TW.raw" || c.Update[1].Keyring != "/etc/origin.asc" ||
+		c.Mirror != "https://updates.example.com/eos" {
+		t.Errorf("ParseConfig = %+v, %v", c, err)
 	}
 	for text, want := range map[string]string{
 		"update:\n- image: https://h/x\n":                          "c:2: name is missing",
@@ -478,10 +456,14 @@ update:
 		"update:\n- image: https://h/x\n  name: ../x.raw\n":        "c:2: name \"../x.raw\"",
 		"update:\n- image: https://h/x\n  name: x\n":               "c:2: name \"x\"",
 		"update:\n- image: https://h/x\n  name: x.raw\n  nam: y\n": "c:4: unknown key \"nam\"",
-		"update:\n- x\n":                "c:2: want the keys image and name",
-		"updates: []\n":                 "c:1: field updates not found",
-		"update: x\n":                   "c:1: cannot unmarshal",
-		"update: []\n---\nupdate: []\n": "more than one",
+		"update:\n- image: https://h/x\n  name: a+b.raw\n":         "c:2: name \"a+b.raw\"",
+		"mirror: ftp://h/x\n":                                      "c:1: mirror \"ftp://h/x\"",
+		"mirror: [x]\n":                                            "c:1: mirror",
+		"server: x\nnam: y\n":                                      "c:2: field nam not found",
+		"update:\n- x\n":                                           "c:2: want the keys image and name",
+		"updates: []\n":                                            "c:1: field updates not found",
+		"update: x\n":                                              "c:1: cannot unmarshal",
+		"update: []\n---\nupdate: []\n":                            "more than one",
 		"update:\n- {image: https://h/x, name: x.raw}\n- {image: https://h/y, name: x.raw}\n": "c:3: name x.raw is taken in line 2",
 		"{": "c",
 	} {
@@ -489,7 +471,7 @@ update:
 			t.Errorf("ParseConfig(%q) = %v, want %q", text, err, want)
 		}
 	}
-	if list, err := ParseConfig("c", nil); err != nil || len(list) != 0 {
-		t.Errorf("ParseConfig(nothing) = %v, %v", list, err)
+	if c, err := ParseConfig("c", nil); err != nil || len(c.Update) != 0 {
+		t.Errorf("ParseConfig(nothing) = %v, %v", c, err)
 	}
 }

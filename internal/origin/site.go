@@ -109,22 +109,25 @@ func (s *Site) Update(ctx context.Context, src Source) (st State, changed bool, 
 	return st, changed, err
 }
 
-// Status returns what is known of all images that were ever asked for, by name.
+// Status returns what is known of all images that were ever asked for, by name. What cannot be
+// read is in the error, beside the others in the list.
 func (s *Site) Status() ([]State, error) {
 	files, err := filepath.Glob(filepath.Join(s.Dir, ".state", "*.json"))
 	if err != nil {
 		return nil, fmt.Errorf("read state: %w", err)
 	}
 	var list []State
+	var errs error
 	for _, f := range files {
 		st, err := s.load(strings.TrimSuffix(filepath.Base(f), ".json"))
 		if err != nil {
-			return nil, err
+			errs = errors.Join(errs, err)
+			continue
 		}
 		list = append(list, st)
 	}
 	slices.SortFunc(list, func(a, b State) int { return strings.Compare(a.Name, b.Name) })
-	return list, nil
+	return list, errs
 }
 
 func (s *Site) now() time.Time {

@@ -95,14 +95,21 @@ func LoadConfig(path string) (Config, error) {
 
 // ParseConfig reads a configuration strictly: an unknown key, a repeated key
 // and a wrong type are errors that name file and line. The keys may stand under
-// a top-level `update:`, as they do on systems that this one replaces.
+// a top-level `update:`, as they do on systems that this one replaces. On an
+// update server `update:` is a list and, like `mirror:`, for os-update-daemon.
 func ParseConfig(path string, b []byte) (Config, error) {
 	var c Config
 	var nested struct {
 		Update *Config `yaml:"update"`
 	}
-	dst := any(&c)
-	if hasUpdate(b) {
+	var flat struct {
+		*Config `yaml:",inline"`
+		Update  yaml.Node `yaml:"update"`
+		Mirror  yaml.Node `yaml:"mirror"`
+	}
+	flat.Config = &c
+	dst := any(&flat)
+	if nests(b) {
 		nested.Update = &c
 		dst = &nested
 	}
@@ -120,14 +127,14 @@ func ParseConfig(path string, b []byte) (Config, error) {
 	return c, nil
 }
 
-// hasUpdate tells whether the document is a mapping with the key update.
-func hasUpdate(b []byte) bool {
+// nests tells whether the document has its keys under update.
+func nests(b []byte) bool {
 	var top map[string]yaml.Node
 	if err := yaml.Unmarshal(b, &top); err != nil {
 		return false // the strict decoder says what is wrong
 	}
-	_, ok := top["update"]
-	return ok
+	n, ok := top["update"]
+	return ok && n.Kind != yaml.SequenceNode
 }
 
 // yamlError brings a decoder's errors into the form file:line: what.
@@ -140,7 +147,7 @@ func yamlError(path string, err error) error {
 	text = strings.TrimPrefix(text, "yaml: ")
 	if rest, ok := strings.CutPrefix(text, "line "); ok {
 		if line, what, ok := strings.Cut(rest, ": "); ok {
-			what = strings.NewReplacer(" in type update.Config", "", " in type struct { Update *update.Config \"yaml:\\\"update\\\"\" }", "").Replace(what)
+			what, _, _ = strings.Cut(what, " in type ") // which is about our source
 			return fmt.Errorf("%s:%s: %s", path, line, what)
 		}
 	}

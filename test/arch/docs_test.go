@@ -72,6 +72,7 @@ func TestImageDescriptionIsDocumented(t *testing.T) {
 		"arch": d.Arch, "debian.suite": d.Debian.Suite, "disk.slot": d.Disk.Slot, "disk.esp": d.Disk.ESP,
 		"disk.registry": d.Disk.Registry, "disk.slots": d.Disk.Slots, "squashfs.level": d.Squashfs.Level,
 		"keys.sign": d.Keys.Sign, "update.activate": d.Update.Activate, "registry.policy": d.Registry.Policy,
+		"server.interval":     strings.TrimSuffix(d.Server.Interval.String(), "0m0s"),
 		"boot.watchdog":       fmt.Sprintf("%ds", d.Boot.Watchdog.Seconds()),
 		"boot.health_timeout": fmt.Sprintf("%ds", d.Boot.HealthTimeout.Seconds()),
 		"keys.accept":         "[" + strings.Join(d.Keys.Accept, ", ") + "]",

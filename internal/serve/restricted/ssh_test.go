@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -23,7 +24,30 @@ type site struct {
 	log string
 }
 
-func newSite(t *testing.T) *site {
+// newSite has a key that the line in authorized_keys restricts.
+func newSite(t *testing.T) *site { return newSiteWith(t, func(string) []string { return nil }) }
+
+// newServerSite has a key with a line that allows everything, and the configuration of an update
+// server.
+func newServerSite(t *testing.T) *site {
+	return newSiteWith(t, func(command string) []string {
+		const file, installed = "../../../os/update-server/etc/ssh/sshd_config.d/20-update-server.conf", "\tForceCommand /usr/bin/os-update-restricted\n"
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Replace(string(b), installed, "\tForceCommand "+command+"\n", 1)
+		// The keys are those of the test.
+		text, keys := regexp.MustCompile(`(?m)^\tAuthorizedKeysFile .*\n`).ReplaceAllString(text, ""), strings.Count(text, "\tAuthorizedKeysFile ")
+		if !strings.Contains(text, command) || keys != 1 {
+			t.Fatalf("%s has no line %q, or %d with files of keys", file, installed, keys)
+		}
+		return []string{text}
+	})
+}
+
+// newSiteWith has the key that sshd's further configuration leaves it, which is made for a command.
+func newSiteWith(t *testing.T, more func(command string) []string) *site {
 	t.Helper()
 	bin := t.TempDir()
 	dir, err := os.MkdirTemp("", "restricted-test-")
@@ -65,7 +89,7 @@ func newSite(t *testing.T) *site {
 		}
 	}
 	command := fmt.Sprintf("%s/program --repo %s/repo --images %s/images --log %s/log", dir, dir, dir, dir)
-	s := &site{sshdtest.Start(t, command), filepath.Join(dir, "log")}
+	s := &site{sshdtest.Start(t, command, more(command)...), filepath.Join(dir, "log")}
 	s.Client(t, s.KnownHosts)
 	return s
 }
@@ -135,7 +159,18 @@ func TestSeed(t *testing.T) {
 
 // TestNothingElse tries what ssh offers besides commands.
 func TestNothingElse(t *testing.T) {
-	s := newSite(t)
+	t.Run("by the line of the key", func(t *testing.T) { nothingElse(t, newSite(t)) })
+	t.Run("by the server", func(t *testing.T) { nothingElse(t, newServerSite(t)) })
+}
+
+func nothingElse(t *testing.T, s *site) {
+	// What it is for works.
+	if out, status, stderr := s.ssh(t.Context(), s.Key, dest, "cat /srv/www/fleet/os-images/EOS.raw"); out != "x" || status != 0 {
+		t.Errorf("an image gives %q, status %d, %s; want x", out, status, stderr)
+	}
+	if out, status, _ := s.ssh(t.Context(), s.Key, dest, "id"); status != 4 || out != "" {
+		t.Errorf("a command gives %q, status %d; want 4", out, status)
+	}
 	if out, status, _ := s.ssh(t.Context(), s.Stranger, dest, restricted.Program); status != 255 || out != "" {
 		t.Errorf("an unknown key gets %q, status %d; want 255", out, status)
 	}

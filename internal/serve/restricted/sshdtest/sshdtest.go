@@ -37,8 +37,9 @@ type Server struct {
 	log  *lockedBuffer
 }
 
-// Start runs sshd with command forced upon the key.
-func Start(t testing.TB, command string) *Server {
+// Start runs sshd with command forced upon the key. With more configuration, the key may do
+// whatever that configuration leaves open.
+func Start(t testing.TB, command string, more ...string) *Server {
 	t.Helper()
 	tree := toolstreetest.Open(t)
 	dir, err := os.MkdirTemp("", "sshd-test-")
@@ -59,13 +60,17 @@ func Start(t testing.TB, command string) *Server {
 		uid = 0 // ourselves, in the namespace of the tools tree
 	}
 	s.write(t, "known_hosts", fmt.Sprintf("[127.0.0.1]:%s %s", s.Port, s.read(t, "host.pub")))
-	s.write(t, "authorized_keys", fmt.Sprintf("command=%q,restrict %s", command, s.read(t, "key.pub")))
+	line := fmt.Sprintf("command=%q,restrict %s", command, s.read(t, "key.pub"))
+	if len(more) > 0 {
+		line = "pty,agent-forwarding,port-forwarding,user-rc " + s.read(t, "key.pub")
+	}
+	s.write(t, "authorized_keys", line)
 	s.write(t, "passwd", fmt.Sprintf("root:x:0:0::/root:/bin/sh\nsshd:x:%d:%d::/run/sshd:/usr/sbin/nologin\n%s:x:%d:%d::%s:/bin/sh\n", uid+1, uid+1, User, uid, uid, dir))
-	s.write(t, "config", strings.Join([]string{
+	s.write(t, "config", strings.Join(append([]string{
 		"ListenAddress 127.0.0.1", "Port " + s.Port, "HostKey " + s.path("host"), "AuthorizedKeysFile " + s.path("authorized_keys"),
 		"PidFile none", "StrictModes no", "PermitRootLogin yes", "PasswordAuthentication no", "KbdInteractiveAuthentication no",
-		"PerSourcePenalties no", "MaxStartups 100", "LogLevel VERBOSE", "",
-	}, "\n"))
+		"PerSourcePenalties no", "MaxStartups 100", "LogLevel VERBOSE", "Subsystem sftp internal-sftp",
+	}, more...), "\n")+"\n")
 	run := tree.Command("sh", "-c", `mount -t tmpfs tmpfs /run && mkdir -m 0755 /run/sshd && mount --bind "$1/passwd" /etc/passwd && exec /usr/sbin/sshd -D -e -f "$1/config"`, "sh", dir)
 	c := exec.Command(run.Argv[0], run.Argv[1:]...)
 	c.Stdout, c.Stderr = s.log, s.log
