@@ -311,10 +311,16 @@ type metadataFetcher struct {
 func (f *metadataFetcher) DownloadFile(address string, maxLength int64, _ time.Duration) ([]byte, error) {
 	f.url = address
 	b, err := f.c.get(f.ctx, f.last(), address, maxLength)
+	version, isRoot := strings.CutSuffix(f.last(), ".root.json")
+	var status statusError
+	if isRoot && errors.As(err, &status) && status.status == http.StatusForbidden {
+		// There is no next root. A bucket whose files, but not whose list, are public says so.
+		return nil, &metadata.ErrDownloadHTTP{StatusCode: http.StatusNotFound, URL: address}
+	}
 	if err != nil {
 		return nil, err
 	}
-	if version, ok := strings.CutSuffix(f.last(), ".root.json"); ok {
+	if isRoot {
 		if n, err := strconv.ParseInt(version, 10, 64); err == nil {
 			if f.roots == nil {
 				f.roots = map[int64][]byte{}
