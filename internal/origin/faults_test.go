@@ -220,7 +220,7 @@ func FuzzContentRange(f *testing.F) {
 func FuzzParseConfig(f *testing.F) {
 	for _, s := range []string{
 		"update:\n- image: https://h/x.raw.xz\n  name: x.raw\n", "update:\n- {image: http://h/x, name: x.raw, keyring: /k}\n",
-		"update: []\n", "update:\n- x\n", "a: &a [*a]\n", "update:\n- {name: x.raw, name: y.raw}\n", "{", "",
+		"update: []\n", "update:\n- x\n", "a: &a [*a]\n", "update:\n- {name: x.raw, name: y.raw}\n", "{", "", "0\r\r0",
 	} {
 		f.Add([]byte(s))
 	}
