@@ -167,24 +167,30 @@ func imageKeys(dir string) ([]ed25519.PublicKey, error) {
 	return keys, nil
 }
 
-// expiryWarnings says what will expire soon that signing the timestamp anew
-// does not help.
+// expiryWarnings says what devices refuse already, or will soon: times that are zero are not looked at.
 func expiryWarnings(pub *repository.Publication, now time.Time) []string {
+	const day = 24 * time.Hour
 	var out []string
 	for _, f := range []struct {
 		what, cure string
 		at         time.Time
+		early      time.Duration
 	}{
-		{"the root metadata", "refresh where root.key is", pub.Root},
-		{"the list of images", "publish or refresh where targets.key is", pub.Targets},
+		{"the root metadata", "refresh where root.key is", pub.Root, 30 * day},
+		{"the list of images", "publish or refresh where targets.key is", pub.Targets, 30 * day},
+		{"the timestamp", "run eos publish --refresh, from a timer for example", pub.Expires, 2 * day},
 	} {
-		days := int(f.at.Sub(now).Hours() / 24)
-		when := fmt.Sprintf("expires in %d days", days)
+		left := f.at.Sub(now)
+		var when string
 		switch {
-		case !f.at.After(now):
-			when = "has expired, devices refuse it"
-		case days >= 30:
+		case f.at.IsZero() || left >= f.early:
 			continue
+		case left <= 0:
+			when = "has expired, devices refuse it"
+		case left < 2*day:
+			when = fmt.Sprintf("expires in %d hours", int(left.Hours()))
+		default:
+			when = fmt.Sprintf("expires in %d days", int(left/day))
 		}
 		out = append(out, fmt.Sprintf("warning: %s %s (%s): %s", f.what, when, f.at.Format(time.DateOnly), f.cure))
 	}

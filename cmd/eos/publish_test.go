@@ -249,22 +249,100 @@ func TestExpiryWarnings(t *testing.T) {
 	now := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 	const day = 24 * time.Hour
 	for _, test := range []struct {
-		root, targets time.Duration
-		want          []string
+		root, targets, timestamp time.Duration
+		want                     []string
 	}{
-		{300 * day, 90 * day, nil},
-		{30 * day, 30 * day, nil},
-		{29*day + 1, 90 * day, []string{"root metadata expires in 29 days (2026-06-30): refresh"}},
-		{0, 90 * day, []string{"root metadata has expired"}},
-		{-40 * day, 3 * day, []string{"root metadata has expired", "list of images expires in 3 days"}},
+		{300 * day, 90 * day, 7 * day, nil},
+		{30 * day, 30 * day, 2 * day, nil},
+		{29*day + 1, 90 * day, 7 * day, []string{"root metadata expires in 29 days (2026-06-30): refresh"}},
+		{0, 90 * day, 7 * day, []string{"root metadata has expired"}},
+		{-40 * day, 3 * day, 7 * day, []string{"root metadata has expired", "list of images expires in 3 days"}},
+		{300 * day, 90 * day, 2*day - 1, []string{"timestamp expires in 47 hours (2026-06-02): run eos publish --refresh"}},
+		{300 * day, 1 * day, -1, []string{"list of images expires in 24 hours", "timestamp has expired, devices refuse it"}},
 	} {
-		got := expiryWarnings(&repository.Publication{Root: now.Add(test.root), Targets: now.Add(test.targets)}, now)
+		got := expiryWarnings(&repository.Publication{Root: now.Add(test.root), Targets: now.Add(test.targets), Expires: now.Add(test.timestamp)}, now)
 		ok := len(got) == len(test.want)
 		for i := range test.want {
 			ok = ok && strings.Contains(got[i], test.want[i])
 		}
 		if !ok {
-			t.Errorf("expiryWarnings(%v, %v) = %q, want %q", test.root, test.targets, got, test.want)
+			t.Errorf("expiryWarnings(%v, %v, %v) = %q, want %q", test.root, test.targets, test.timestamp, got, test.want)
 		}
+	}
+	if got := expiryWarnings(&repository.Publication{}, now); got != nil {
+		t.Errorf("expiryWarnings(nothing published) = %q, want none", got)
+	}
+}
+
+// TestExpiryIsSaid publishes what expires soon or has expired: each command that looks says so.
+func TestExpiryIsSaid(t *testing.T) {
+	s := newShop(t)
+	for _, c := range []struct {
+		life        time.Duration // of the list of images and the timestamp
+		list        []string
+		verify, err string
+	}{
+		{90 * 24 * time.Hour, nil, "", ""},
+		{time.Hour, []string{"the list of images expires in 0 hours", "the timestamp expires in 0 hours"}, "the timestamp expires in 0 hours", ""},
+		{-time.Hour, []string{"the list of images has expired", "the timestamp has expired"}, "", "targets metadata has expired"},
+	} {
+		repo := filepath.Join(t.TempDir(), "repo")
+		root, err := repository.LoadRoot(s.keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := repository.Init(t.Context(), repository.Folder(repo), root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ring, err := repository.LoadKeyring(s.keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted, err := imageKeys(s.keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Publish(t.Context(), []string{s.slot("1", "a")}, repository.PublishOptions{
+			Keys: ring, Accepted: accepted, Expiry: repository.Expiry{Targets: c.life, Timestamp: c.life},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range []string{"list", "list --json"} {
+			var stderr bytes.Buffer
+			out, err := s.run(t.Context(), newRepoCommand, &stderr, append(strings.Fields(command), "--repo", repo)...)
+			lines := strings.Count(stderr.String(), "\n")
+			for _, want := range c.list {
+				if !strings.Contains(stderr.String(), "warning: "+want) {
+					t.Errorf("good for %v: eos repo %s says %q, want %q", c.life, command, stderr.String(), want)
+				}
+			}
+			if err != nil || !strings.Contains(out, "eos") || lines != len(c.list) {
+				t.Errorf("good for %v: eos repo %s = %q, %v, %d warnings; want the image and %d", c.life, command, out, err, lines, len(c.list))
+			}
+		}
+		var stderr bytes.Buffer
+		out, err := s.run(t.Context(), newRepoCommand, &stderr, "verify", "--repo", repo)
+		if (err == nil) != (c.err == "") || !strings.Contains(out, c.err) || !strings.Contains(stderr.String(), c.verify) || c.verify == "" && strings.Contains(stderr.String(), "expires in") {
+			t.Errorf("good for %v: eos repo verify = %q, %v, %q; want %q, %q", c.life, out, err, stderr.String(), c.err, c.verify)
+		}
+	}
+	// Publishing to it says what publishing does not cure; the rest it has cured.
+	var stderr bytes.Buffer
+	soon := filepath.Join(t.TempDir(), "keys")
+	s.keys = soon
+	if err := os.Mkdir(soon, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"image", "root", "targets", "online"} {
+		if err := key.Generate(soon, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := repository.WriteRoot(soon, time.Now().Add(10*24*time.Hour+time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.run(t.Context(), newPublishCommand, &stderr, "--repo", filepath.Join(t.TempDir(), "repo"), s.slot("1", "a")); err != nil || !strings.Contains(stderr.String(), "warning: the root metadata expires in 10 days") {
+		t.Errorf("eos publish under a root of ten days = %v, %q", err, stderr.String())
 	}
 }

@@ -65,7 +65,7 @@ func newRepoListCommand(env *cli.Env) *cobra.Command {
 		Use:   "list --repo DIR",
 		Short: "List the images of a repository",
 		Long: `Lists the images that devices can have: name, version, device class, architecture, channel, size
-and when they were built.`,
+and when they were built. It warns of metadata that has expired or will soon.`,
 		Example: `  eos repo list --repo repo
   eos repo list --repo repo --json | jq -r '.[].version'`,
 		Args:        cobra.NoArgs,
@@ -81,6 +81,13 @@ and when they were built.`,
 			}
 			for _, p := range cat.Problems() {
 				fmt.Fprintf(env.Stderr, "warning: devices pass over %s\n", p)
+			}
+			status, err := repo.Status(cmd.Context())
+			if err != nil {
+				return explainPublish(err)
+			}
+			for _, warning := range expiryWarnings(status, time.Now()) {
+				fmt.Fprintln(env.Stderr, warning)
 			}
 			if opts.json {
 				return cli.PrintJSON(env.Stdout, append([]repository.Image{}, cat.All()...))
@@ -114,7 +121,7 @@ func newRepoVerifyCommand(env *cli.Env) *cobra.Command {
 		Long: `Reads the repository as all devices together would: every version of the root from the first,
 the metadata that is current, and every file of every image. It ends with status 6 if devices
 could not have all of it, and says what is wrong, one line each. Metadata that has expired is
-wrong too; what expires within 30 days is a warning.`,
+wrong too; what expires within 30 days is a warning, for the timestamp within two.`,
 		Example: `  eos repo verify --repo repo
   eos repo verify --repo repo --quick --json`,
 		Args:        cobra.NoArgs,
@@ -156,10 +163,8 @@ func runRepoVerify(ctx context.Context, env *cli.Env, keys string, quick bool, o
 		return explainPublish(err)
 	}
 	progress.Done()
-	for _, r := range report.Roles {
-		if left := time.Until(r.Expires); !r.Expired && left < 30*24*time.Hour && (r.Role == "root" || r.Role == "targets") {
-			progress.Note("warning: %s metadata expires in %d days (%s)", r.Role, int(left.Hours()/24), r.Expires.Format(time.DateOnly))
-		}
+	for _, warning := range expiryWarnings(unexpired(report.Roles), time.Now()) {
+		progress.Note("%s", warning)
 	}
 	if opts.json {
 		err = cli.PrintJSON(env.Stdout, report)
@@ -171,6 +176,18 @@ func runRepoVerify(ctx context.Context, env *cli.Env, keys string, quick bool, o
 	}
 	return cli.Refuse(cli.Unverified, fmt.Errorf("verify %s: %s", opts.repo, report.Problems[0]),
 		"eos publish --refresh signs anew what has expired; publish damaged images again from their slot images, or restore a copy")
+}
+
+// unexpired is when roles expire that have not: those that have are problems of the report.
+func unexpired(roles []repository.RoleState) *repository.Publication {
+	pub := &repository.Publication{}
+	for _, r := range roles {
+		at := map[string]*time.Time{"root": &pub.Root, "targets": &pub.Targets, "timestamp": &pub.Expires}[r.Role]
+		if at != nil && !r.Expired {
+			*at = r.Expires
+		}
+	}
+	return pub
 }
 
 func printReport(env *cli.Env, r *repository.Report) error {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/serve/restricted"
+	"github.com/OSInside/eos/internal/serve/restricted/restrictedtest"
 )
 
 // TestEveryOptionIsNamed keeps help and manual page complete.
@@ -68,5 +70,30 @@ func TestCommandLine(t *testing.T) {
 	}
 	if len(b) > 4096 {
 		t.Errorf("a log of %d bytes for two refusals", len(b))
+	}
+}
+
+// TestRefused gives the program every request that it must refuse: status 4, nothing on standard output,
+// one line that says so and one in the log, and no file of the server in either.
+func TestRefused(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	n := 0
+	for _, command := range restrictedtest.Attacks() {
+		if command == "" {
+			continue // for the program that is no command, which means HTTP
+		}
+		n++
+		var out, stderr bytes.Buffer
+		env := &cli.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &stderr, Args: []string{"--log", log}, Getenv: func(name string) string {
+			return map[string]string{"SSH_ORIGINAL_COMMAND": command}[name]
+		}}
+		code := cli.RunEnv("os-update-restricted", env, Main)
+		if code != int(cli.Refused) || out.Len() > 0 || strings.Count(stderr.String(), "\n") != 1 || !strings.Contains(stderr.String(), restricted.ErrRefused.Error()) {
+			t.Errorf("%.80q: status %d, %q, %q; want %d and that it is refused", command, code, out.String(), stderr.String(), cli.Refused)
+		}
+	}
+	b, err := os.ReadFile(log)
+	if got := strings.Count(string(b), "msg=refused"); err != nil || got != n || strings.Count(string(b), "\n") != n || n < 200 {
+		t.Errorf("%d of %d refusals in the log, %d lines, %v; want at least 200, a line each", got, n, strings.Count(string(b), "\n"), err)
 	}
 }

@@ -203,6 +203,10 @@ func TestTexts(t *testing.T) {
 			t.Errorf("applyText(%s) = %q, want %q", c.outcome, got, c.want)
 		}
 	}
+	res.FullImage = true
+	if got, want := applyText(res), "3.0 MiB fetched as a whole image of 6.0 MiB"; !strings.HasSuffix(got, want) {
+		t.Errorf("applyText(whole image) = %q, want %q at its end", got, want)
+	}
 }
 
 func TestFirmwareText(t *testing.T) {

@@ -242,6 +242,9 @@ func firmwareText(res *update.FirmwareResult) string {
 func applyText(res *update.ApplyResult) string {
 	size := func(n int64) string { return humanize.IBytes(uint64(n)) }
 	parts := fmt.Sprintf("%s kept, %s from slot %s, %s fetched", size(res.KeptBytes), size(res.ReusedBytes), res.Installed.Slot, size(res.FetchedBytes))
+	if res.FullImage {
+		parts += " as a whole image"
+	}
 	switch res.Outcome {
 	case update.OutcomePlanned:
 		text := fmt.Sprintf("would write %s to slot %s: %s of %s", res.Available.Version, res.Slot, parts, size(res.TotalBytes))

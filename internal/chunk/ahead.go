@@ -6,9 +6,14 @@ import (
 )
 
 // ahead opens the ranges of a plan in their order, some of them before they are needed. Nobody
-// reads these yet: what the server sends waits in the kernel's buffers, so the time between
-// request and answer is hidden and no memory is taken.
+// reads these yet: what the server sends waits in buffers of the connection, so the time between
+// request and answer is hidden, and how much may wait there is for the fetcher to bound.
+//
+// A server may lose patience with a range that nobody reads; to continue it is the fetcher's
+// part. A range that could not be opened before its turn gets another try in its turn, see take:
+// what was short then, such as connections that the server has left, need not be now.
 type ahead struct {
+	fetch  Fetcher
 	ranges chan opened
 	slots  chan struct{} // one element for each range that is open
 	cancel context.CancelFunc
@@ -22,11 +27,11 @@ type opened struct {
 	closed chan struct{} // closed with the range
 }
 
-// openAhead keeps up to n ranges open. They are taken from a.ranges; who closes one calls done.
+// openAhead keeps up to n ranges open. They come from take; who closes one calls done.
 func openAhead(ctx context.Context, fetch Fetcher, ranges []Range, n int) *ahead {
 	ctx, cancel := context.WithCancel(ctx)
 	n = max(1, n)
-	a := &ahead{ranges: make(chan opened, n), slots: make(chan struct{}, n), cancel: cancel}
+	a := &ahead{fetch: fetch, ranges: make(chan opened, n), slots: make(chan struct{}, n), cancel: cancel}
 	go func() {
 		defer close(a.ranges)
 		for i := range ranges {
@@ -35,22 +40,12 @@ func openAhead(ctx context.Context, fetch Fetcher, ranges []Range, n int) *ahead
 			case <-ctx.Done():
 				return
 			}
-			body, err := fetch.Fetch(ctx, ranges[i].Offset, ranges[i].Size)
-			closed := make(chan struct{})
-			select {
-			case a.ranges <- opened{&ranges[i], body, err, closed}:
-			case <-ctx.Done():
-				if err == nil {
-					_ = body.Close() // nobody has read from it
-				}
-				return
-			}
-			if err != nil {
-				return
-			}
-			if c, ok := fetch.(interface{ Sequential() bool }); ok && c.Sequential() {
+			o := opened{Range: &ranges[i], closed: make(chan struct{})}
+			o.body, o.err = fetch.Fetch(ctx, o.Offset, o.Size)
+			a.ranges <- o // there is room: no more are open than it holds
+			if c, ok := fetch.(interface{ Sequential() bool }); o.err != nil || ok && c.Sequential() {
 				select {
-				case <-closed:
+				case <-o.closed:
 				case <-ctx.Done():
 					return
 				}
@@ -58,6 +53,21 @@ func openAhead(ctx context.Context, fetch Fetcher, ranges []Range, n int) *ahead
 		}
 	}()
 	return a
+}
+
+// take returns the next range, or false when there is none or the context has ended.
+func (a *ahead) take(ctx context.Context) (o opened, tries int, ok bool) {
+	tries = 1
+	select {
+	case o, ok = <-a.ranges:
+		if ok && o.err != nil && ctx.Err() == nil {
+			o.body, o.err = a.fetch.Fetch(ctx, o.Offset, o.Size)
+			tries++
+		}
+	default:
+		o, ok = <-a.ranges
+	}
+	return o, tries, ok
 }
 
 // done makes room for another range.

@@ -86,7 +86,8 @@ type Stats struct {
 
 // Assemble makes dst hold the image that target describes. For every chunk,
 // in order: bytes that are right already are kept; a chunk that a seed holds is
-// copied; anything else is fetched. Only blocks that differ are written.
+// copied; anything else is fetched. Where that would cost more than the whole image, the whole
+// image is fetched. Only blocks that differ are written.
 //
 // After an error, a cut or a crash, calling it again continues: what was
 // written is found by its content. Errors that callers branch on are
@@ -96,7 +97,7 @@ func Assemble(ctx context.Context, dst Target, target *Index, seeds []Seed, fetc
 	if err != nil {
 		return Stats{}, err
 	}
-	p := MakePlan(target, kept, seeds, opts.Merging)
+	p := MakePlan(target, kept, seeds, opts.Merging).OrFullImage(target)
 	if opts.OnPlan != nil {
 		if err := opts.OnPlan(p); err != nil {
 			return Stats{}, err
@@ -161,7 +162,14 @@ type assembly struct {
 	ahead *ahead // nil before the first range
 	open  opened // range that is read; its Range is nil when there is none
 	pos   int64  // image offset that its body is at
+
+	misses int // chunks that were not where the plan had them
 }
+
+// maxMisses is how many chunks are fetched by requests of their own, because they were not where
+// the plan had them. Whoever has so many holds anything: all that follows is fetched then, in one
+// request. So a plan of n ranges never takes more than n+maxMisses+1.
+const maxMisses = 16
 
 // chunk brings chunk i into its place.
 func (a *assembly) chunk(ctx context.Context, i int) error {
@@ -184,6 +192,11 @@ func (a *assembly) chunk(ctx context.Context, i int) error {
 		a.stats.ReusedBytes += e.Size
 	default:
 		// Either planned, or the place that held the chunk holds it no more.
+		if step.Action != Fetch {
+			if a.misses++; a.misses > maxMisses {
+				a.distrust(i)
+			}
+		}
 		if err := a.fetchChunk(ctx, i, data); err != nil {
 			return err
 		}
@@ -285,11 +298,11 @@ func (a *assembly) nextRange(ctx context.Context) error {
 	if a.ahead == nil {
 		a.ahead = openAhead(ctx, a.fetch, a.plan.Ranges, a.opts.Parallel)
 	}
-	o, ok := <-a.ahead.ranges
+	o, tries, ok := a.ahead.take(ctx)
 	if !ok {
 		return ctx.Err() // it ends early only with the context
 	}
-	a.stats.Requests++
+	a.stats.Requests += tries
 	a.stats.FetchedBytes += o.Size
 	if o.err != nil {
 		return o.err
@@ -321,7 +334,14 @@ func (a *assembly) close() {
 	_ = a.closeRange() // after the last chunk it was nil, before it there is a better error
 	if a.ahead != nil {
 		a.ahead.stop()
+		a.ahead = nil
 	}
+}
+
+// distrust makes the plan from chunk i on one range with everything.
+func (a *assembly) distrust(i int) {
+	a.close()
+	a.plan = a.plan.fetchFrom(a.target, i)
 }
 
 func verify(e Entry, data []byte) error {

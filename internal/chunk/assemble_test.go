@@ -7,9 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -419,77 +417,6 @@ func TestIndexSeed(t *testing.T) {
 			if e.Size > test.max {
 				t.Errorf("Seed(%d, %d, %d) has a chunk of %d bytes", test.min, test.avg, test.max, e.Size)
 			}
-		}
-	}
-}
-
-// slowly is a fetcher that notes how many ranges are open at a time.
-type slowly struct {
-	chunktest.Memory
-	sequential bool
-	mu         sync.Mutex
-	open, most int
-}
-
-func (s *slowly) Sequential() bool { return s.sequential }
-
-func (s *slowly) Fetch(ctx context.Context, offset, length int64) (io.ReadCloser, error) {
-	r, err := s.Memory.Fetch(ctx, offset, length)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open++
-	s.most = max(s.most, s.open)
-	return closing{r, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.open--
-	}}, err
-}
-
-type closing struct {
-	io.ReadCloser
-	closed func()
-}
-
-func (c closing) Close() error {
-	c.closed()
-	return c.ReadCloser.Close()
-}
-
-// TestParallel has as many ranges open as is asked for, and one where ranges must follow one
-// another. None is left open, also after an error.
-func TestParallel(t *testing.T) {
-	image := slotImage(1, 4<<20)
-	target := slotIndex(t, image)
-	// Every second chunk is there, so that there are many ranges.
-	half := make([]byte, len(image))
-	for i, e := range target.Chunks {
-		if i%2 == 0 {
-			copy(half[e.Offset:e.End()], image[e.Offset:])
-		}
-	}
-	errStop := errors.New("stop")
-	for _, c := range []struct {
-		parallel   int
-		sequential bool
-		stop       bool
-		most       int
-	}{{0, false, false, 1}, {1, false, false, 1}, {3, false, false, 3}, {3, true, false, 1}, {3, false, true, 3}} {
-		s := &slowly{Memory: chunktest.Memory{Image: image}, sequential: c.sequential}
-		dst := &chunktest.Device{Bytes: bytes.Clone(half), CutAt: -1}
-		n := 0
-		_, err := chunk.Assemble(t.Context(), dst, target, nil, s, chunk.Options{Parallel: c.parallel, OnChunk: func(int64, []byte) error {
-			time.Sleep(time.Millisecond) // for those that open ahead
-			if n++; c.stop && n == 20 {
-				return errStop
-			}
-			return nil
-		}})
-		if c.stop != errors.Is(err, errStop) || !c.stop && (err != nil || !bytes.Equal(dst.Bytes, image)) {
-			t.Errorf("%+v: Assemble = %v", c, err)
-		}
-		if s.most != c.most || s.open != 0 {
-			t.Errorf("%+v: %d ranges open at a time, %d left open", c, s.most, s.open)
 		}
 	}
 }

@@ -119,6 +119,7 @@ func yamlError(path string, err error) error {
 	if errors.As(err, &t) && len(t.Errors) > 0 {
 		text = t.Errors[0]
 	}
+	text = strings.Join(strings.Fields(text), " ") // it quotes what it did not understand, as it stands
 	if rest, ok := strings.CutPrefix(strings.TrimPrefix(text, "yaml: "), "line "); ok {
 		if line, what, ok := strings.Cut(rest, ": "); ok {
 			return fmt.Errorf("%s:%s: %s", path, line, strings.TrimSuffix(what, " in type origin.document"))

@@ -34,6 +34,53 @@ func (p part) validator() string {
 	return p.LastModified
 }
 
+// continues says whether an answer goes on with this download at byte have. Not every server heeds
+// If-Range: what it sends must not be the rest of another file.
+func (p part) continues(h http.Header, have int64) error {
+	text := h.Get("Content-Range")
+	switch first, last, total, err := parseContentRange(text); {
+	case err != nil:
+		return err
+	case first != have, total >= 0 && last != total-1, p.Length >= 0 && total >= 0 && total != p.Length:
+		return fmt.Errorf("range %q, asked for %d to the end of %d bytes", text, have, p.Length)
+	}
+	for _, f := range []struct{ name, was string }{{"ETag", p.ETag}, {"Last-Modified", p.LastModified}} {
+		if is := h.Get(f.name); f.was != "" && is != "" && is != f.was {
+			return fmt.Errorf("%s is %q, of what is here already it was %q", f.name, is, f.was)
+		}
+	}
+	return nil
+}
+
+// parseContentRange reads the header of a part of a file (RFC 9110, 14.4). total is -1 where the
+// server does not know it.
+func parseContentRange(s string) (first, last, total int64, err error) {
+	total = -1
+	rest, ok := strings.CutPrefix(s, "bytes ")
+	span, size, ok2 := strings.Cut(rest, "/")
+	from, to, ok3 := strings.Cut(span, "-")
+	if !ok || !ok2 || !ok3 {
+		return 0, 0, -1, fmt.Errorf("content range %q: want bytes FIRST-LAST/SIZE", s)
+	}
+	for _, n := range []struct {
+		to   *int64
+		text string
+	}{{&first, from}, {&last, to}, {&total, size}} {
+		if n.to == &total && n.text == "*" {
+			continue
+		}
+		v, err := strconv.ParseUint(n.text, 10, 63) // no sign
+		if err != nil {
+			return 0, 0, -1, fmt.Errorf("content range %q: %w", s, errors.Unwrap(err))
+		}
+		*n.to = int64(v)
+	}
+	if last < first || total >= 0 && last >= total {
+		return 0, 0, -1, fmt.Errorf("content range %q: there is no such range", s)
+	}
+	return first, last, total, nil
+}
+
 const (
 	partFile = "download"
 	partInfo = "download.json"
@@ -156,8 +203,8 @@ func (j *job) downloadOnce(ctx context.Context) (part, error) {
 	case res.StatusCode == http.StatusNotModified && have == 0:
 		return p, errUnchanged
 	case res.StatusCode == http.StatusPartialContent && have > 0:
-		if want := fmt.Sprintf("bytes %d-", have); !strings.HasPrefix(res.Header.Get("Content-Range"), want) {
-			return p, errors.Join(fmt.Errorf("%w: range %q, asked for %q", ErrOrigin, res.Header.Get("Content-Range"), want), j.discard())
+		if err := p.continues(res.Header, have); err != nil {
+			return p, errors.Join(brokenError{err}, j.discard())
 		}
 	case res.StatusCode == http.StatusOK:
 		p = part{Image: j.src().Image, ETag: res.Header.Get("ETag"), LastModified: res.Header.Get("Last-Modified"), Length: res.ContentLength}
@@ -175,11 +222,18 @@ func (j *job) downloadOnce(ctx context.Context) (part, error) {
 	if p.Length > maxImage {
 		return p, fmt.Errorf("%w: %d bytes announced", ErrOrigin, p.Length)
 	}
-	if err := j.room(p.Length - have); err != nil {
-		return p, err
+	if err = j.room(p.Length - have); err == nil {
+		err = j.receive(ctx, res.Body, stall, p, have)
 	}
-	return p, j.receive(ctx, res.Body, stall, p, have)
+	if errors.Is(err, ErrSpace) {
+		err = errors.Join(err, j.discard()) // others need the room
+	}
+	return p, err
 }
+
+// roomEvery is how many bytes are received before the disk is looked at again: an origin need not say
+// how much there is, and the disk is not ours alone.
+const roomEvery = 16 << 20
 
 // stallTime is how long an origin may send nothing.
 const stallTime = time.Minute
@@ -193,7 +247,14 @@ func (j *job) receive(ctx context.Context, body io.Reader, stall *time.Timer, p 
 	if p.Length >= 0 {
 		limit = p.Length
 	}
+	looked := have
 	n, err := io.Copy(f, io.LimitReader(readerFunc(func(b []byte) (int, error) {
+		if have-looked >= roomEvery {
+			looked = have
+			if err := j.room(1); err != nil {
+				return 0, err
+			}
+		}
 		stall.Reset(stallTime)
 		n, err := body.Read(b)
 		have += int64(n)
@@ -205,7 +266,9 @@ func (j *job) receive(ctx context.Context, body io.Reader, stall *time.Timer, p 
 		}
 		return n, err
 	}), limit-have+1))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); isFull(err) {
+		return fmt.Errorf("%w: %w", ErrSpace, err)
+	} else if err != nil {
 		return err
 	}
 	switch size := j.partSize(); {
@@ -257,11 +320,17 @@ func (j *job) client() *http.Client {
 	if j.HTTP != nil {
 		return j.HTTP
 	}
-	return &http.Client{Transport: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
-		TLSHandshakeTimeout: 30 * time.Second, ResponseHeaderTimeout: stallTime, ForceAttemptHTTP2: true,
-	}}
+	return httpClient
 }
+
+// httpClient is for all sites, so that its connections are used again, and closed when they are not.
+var httpClient = &http.Client{Transport: &http.Transport{
+	Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
+	TLSHandshakeTimeout: 30 * time.Second, ResponseHeaderTimeout: stallTime, IdleConnTimeout: 90 * time.Second,
+	ForceAttemptHTTP2: true,
+	// A connection that died without a word is not asked again.
+	HTTP2: &http.HTTP2Config{SendPingTimeout: stallTime / 2, PingTimeout: stallTime / 2},
+}}
 
 // small fetches a file of a few bytes that stands beside the image, like its checksum. If there
 // is none it returns nil.

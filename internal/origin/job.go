@@ -31,6 +31,9 @@ func (j *job) src() Source { return j.old.Source }
 func (j *job) file(name string) string { return j.work(j.src().Name, name) }
 
 func (j *job) run(ctx context.Context) (State, bool, error) {
+	if err := j.clear(); err != nil { // of a run that was killed: it may have all the room there is
+		return State{}, false, err
+	}
 	p, err := j.download(ctx)
 	if errors.Is(err, errUnchanged) {
 		return j.old, false, nil
@@ -44,6 +47,9 @@ func (j *job) run(ctx context.Context) (State, bool, error) {
 	}
 	if err == nil && !j.AllowOlder {
 		err = j.newer(next)
+	}
+	if isFull(err) {
+		err = fmt.Errorf("%w: %w", ErrSpace, err)
 	}
 	if err != nil {
 		// What is wrong with it will not get better: the next attempt asks for all of it.

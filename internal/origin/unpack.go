@@ -14,6 +14,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+	"golang.org/x/sys/unix"
 
 	"github.com/OSInside/eos/internal/gpt"
 	"github.com/OSInside/eos/internal/slotimage"
@@ -78,6 +79,11 @@ func (j *job) unpack(ctx context.Context, next *State) error {
 		}
 	}
 	return nil
+}
+
+// isFull says whether err is that the disk takes no more.
+func isFull(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG)
 }
 
 // isStorage says whether err is about our disk and not about what came.

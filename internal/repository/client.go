@@ -325,11 +325,22 @@ type metadataFetcher struct {
 func (f *metadataFetcher) DownloadFile(address string, maxLength int64, _ time.Duration) ([]byte, error) {
 	f.url = address
 	b, err := f.c.get(f.ctx, f.last(), address, maxLength)
+	if strings.HasSuffix(f.last(), ".root.json") && isAbsent(err) {
+		return nil, &metadata.ErrDownloadHTTP{StatusCode: http.StatusNotFound, URL: address}
+	}
 	if err != nil {
 		return nil, err
 	}
 	f.files["metadata/"+f.last()] = b
 	return b, nil
+}
+
+// isAbsent says whether a server has no such file. A bucket whose files, but not whose list, are
+// public says that it is forbidden.
+func isAbsent(err error) bool {
+	var none *metadata.ErrDownloadHTTP
+	var status statusError
+	return errors.As(err, &none) || errors.As(err, &status) && status.status == http.StatusForbidden
 }
 
 // last names the file that was asked for last: the one an error is about.

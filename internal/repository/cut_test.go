@@ -6,9 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/OSInside/eos/internal/slotimage"
 )
 
 // TestPublishCut kills the publisher before every change to the file system
@@ -167,4 +172,46 @@ func (s *site) look(c *Client) (string, error) {
 		}
 	}
 	return strings.Join(versions, " "), nil
+}
+
+// TestDiskFull lets the disk take no more than a part of a blob: there is an error, devices see the old
+// state, nothing is left behind, and once there is room the same call succeeds.
+func TestDiskFull(t *testing.T) {
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	s := newSite(t)
+	s.publish(s.slot("1"))
+	fresh := filepath.Join(t.TempDir(), "image.slot")
+	m := slotimage.Manifest{Name: "eos", Class: "qemu", Arch: "amd64", Version: "2", BuildID: "b-2", Built: 1}
+	if err := makeSlot(fresh, m, 12<<20, s.image); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(t.Context(), Folder(s.dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := snapshotDir(t, s.dir)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	full := limit
+	full.Cur = 8 << 20 // more than what the test program itself writes
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &full); err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Publish(t.Context(), []string{fresh}, s.opts)
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, unix.EFBIG) || snapshotDir(t, s.dir) != before {
+		t.Errorf("Publish to a full disk = %v, want %v and nothing changed", err, unix.EFBIG)
+	}
+	if got, err := s.look(s.client(s.serve(nil))); got != "1" || err != nil {
+		t.Errorf("after it a device sees %q, %v; want 1", got, err)
+	}
+	s.publish(fresh)
+	if got, err := s.look(s.client(s.serve(nil))); got != "1 2" || err != nil {
+		t.Errorf("with room again: a device sees %q, %v; want 1 2", got, err)
+	}
 }

@@ -218,8 +218,7 @@ func (m *mirror) roots(ctx context.Context, got *fetched) error {
 func (m *mirror) older(ctx context.Context, version int64, next []byte) ([]byte, error) {
 	name := versioned(metadata.ROOT, version)
 	b, err := m.c.get(ctx, name, m.c.address(name), maxRoot)
-	var status *metadata.ErrDownloadHTTP
-	if errors.As(err, &status) {
+	if isAbsent(err) {
 		return nil, nil
 	}
 	if err != nil {

@@ -192,6 +192,21 @@ func (r *Repository) Catalog(ctx context.Context) (*Catalog, error) {
 	return newCatalog(st.targets.Signed.Targets), nil
 }
 
+// Status returns how the metadata stands, as a Publication without images. Times of what has not been
+// published yet are zero.
+func (r *Repository) Status(ctx context.Context) (*Publication, error) {
+	st, err := load(ctx, r.store)
+	if err != nil {
+		return nil, err
+	}
+	pub := &Publication{Images: []Published{}}
+	pub.note(st)
+	if pub.Versions.Timestamp == 0 {
+		pub.Expires, pub.Targets = time.Time{}, time.Time{}
+	}
+	return pub, nil
+}
+
 func (o PublishOptions) withDefaults() PublishOptions {
 	if o.Now == nil {
 		o.Now = time.Now

@@ -29,8 +29,19 @@ func newTransport(stall time.Duration, t *tls.Config) http.RoundTripper {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true, // images are compressed, and ranges are of the file itself
 		ForceAttemptHTTP2:      true,
+		HTTP2: &http.HTTP2Config{
+			// What waits for a range to be read waits in our memory here.
+			MaxReceiveBufferPerStream: streamBuffer,
+			// A connection that died without a word is not tried again and again: it is gone
+			// when its request counts as stalled.
+			SendPingTimeout: stall / 2,
+			PingTimeout:     stall / 2,
+		},
 	}
 }
+
+// streamBuffer is enough for 10 MB/s where an answer takes a tenth of a second.
+const streamBuffer = 1 << 20
 
 // checkRedirect follows a few redirects, as CDNs use them, never away from
 // TLS.

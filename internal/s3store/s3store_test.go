@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,7 +140,7 @@ func TestPublish(t *testing.T) {
 	address := s3test.Start(t)
 	admin(t, address, "fleet")
 	p := newPublisher(t)
-	url := address + "/fleet/os"
+	base := address + "/fleet/os"
 	r, err := repository.Init(t.Context(), open(t, "s3://fleet/os"), p.root)
 	if err != nil {
 		t.Fatal(err)
@@ -151,11 +154,11 @@ func TestPublish(t *testing.T) {
 	if _, err := r.Publish(t.Context(), []string{p.slot(t, "2", 30)}, testing); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := fetch(t.Context(), url, p.root); got != "1 2" || err != nil {
+	if got, err := fetch(t.Context(), base, p.root); got != "1 2" || err != nil {
 		t.Fatalf("a device sees %q, %v; want 1 2", got, err)
 	}
 	for name, want := range map[string]string{"timestamp.json": "no-cache", "1.root.json": "public, max-age=31536000, immutable"} {
-		res, err := http.Get(url + "/metadata/" + name)
+		res, err := http.Get(base + "/metadata/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +186,7 @@ func TestPublish(t *testing.T) {
 	if done, err := r.Prune(t.Context(), prune); err != nil || done.Files < 3 {
 		t.Errorf("Prune later = %+v, %v; want the files of version 1 to go", done, err)
 	}
-	if got, err := fetch(t.Context(), url, p.root); got != "2" || err != nil {
+	if got, err := fetch(t.Context(), base, p.root); got != "2" || err != nil {
 		t.Errorf("in the end a device sees %q, %v; want 2", got, err)
 	}
 	if rep, err := r.Verify(t.Context(), repository.VerifyOptions{Accepted: p.opts.Accepted}); err != nil || len(rep.Problems) > 0 || rep.Files != 3 {
@@ -267,6 +270,88 @@ func TestCut(t *testing.T) {
 	}
 	if files, err := b.List(t.Context(), "targets"); err != nil || len(files) != 0 {
 		t.Errorf("after half a file: %v, %v; want none", files, err)
+	}
+}
+
+// TestCutAtEveryRequest kills a publisher at each of its requests, before the store gets it or before
+// the answer comes back. Devices see the old state or the new one, and the next publisher gets through.
+func TestCutAtEveryRequest(t *testing.T) {
+	address := s3test.Start(t)
+	admin(t, address, "fleet")
+	p := newPublisher(t)
+	one, two := p.slot(t, "1", 30), p.slot(t, "2", 30)
+	to, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var left int // requests until the cut
+	var after bool
+	var kill context.CancelFunc
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = to.Scheme, to.Host }}
+	way := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		left--
+		now, end := left, kill
+		mu.Unlock()
+		switch {
+		case now > 0:
+			forward.ServeHTTP(w, r)
+			return
+		case now == 0 && after:
+			forward.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		end()
+		panic(http.ErrAbortHandler)
+	}))
+	defer way.Close()
+	seen := map[string]int{}
+	for _, after = range []bool{false, true} {
+		for cut, done := 1, false; !done; cut++ {
+			place := fmt.Sprintf("s3://fleet/%v/%d", after, cut)
+			look := func() string {
+				t.Helper()
+				got, err := fetch(t.Context(), address+"/"+strings.TrimPrefix(place, s3store.Scheme), p.root)
+				if err != nil {
+					t.Fatalf("cut at request %d, after it %v: a device gets %v", cut, after, err)
+				}
+				return got
+			}
+			t.Setenv("AWS_ENDPOINT_URL", address)
+			r, err := repository.Init(t.Context(), open(t, place), p.root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.Publish(t.Context(), []string{one}, p.opts); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			mu.Lock()
+			left, kill = cut, cancel
+			mu.Unlock()
+			t.Setenv("AWS_ENDPOINT_URL", way.URL)
+			r, err = repository.Open(ctx, open(t, place))
+			if err == nil {
+				_, err = r.Publish(ctx, []string{two}, p.opts)
+			}
+			cancel()
+			done = err == nil
+			got := look()
+			seen[got]++
+			if got != "1" && got != "1 2" || done && got != "1 2" {
+				t.Fatalf("cut at request %d, after it %v: a device sees %q", cut, after, got)
+			}
+			t.Setenv("AWS_ENDPOINT_URL", address)
+			if r, err = repository.Open(t.Context(), open(t, place)); err == nil {
+				_, err = r.Publish(t.Context(), []string{two}, p.opts)
+			}
+			if got := look(); err != nil || got != "1 2" {
+				t.Fatalf("cut at request %d, after it %v: the next publisher: %v, a device sees %q", cut, after, err, got)
+			}
+		}
+	}
+	if seen["1"] < 20 || seen["1 2"] < 3 { // twice all went well, and once the answer alone was lost
+		t.Errorf("seen %v: the test does not cut what it should", seen)
 	}
 }
 

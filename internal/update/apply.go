@@ -47,6 +47,9 @@ type ApplyResult struct {
 	ReusedBytes  int64 `json:"reused_bytes"`  // copied from the running slot
 	FetchedBytes int64 `json:"fetched_bytes"` // of the image, from the server
 	WrittenBytes int64 `json:"written_bytes"` // to the slot
+	// FullImage says that the whole image was fetched, because the chunks that are missing
+	// would have cost no less.
+	FullImage bool `json:"full_image"`
 
 	Traffic repository.Traffic `json:"traffic"` // everything, metadata included
 	Plan    []string           `json:"plan,omitempty"`
@@ -213,6 +216,7 @@ func (a *applying) write(ctx context.Context, plan []slot.Step) error {
 	w := &writer{s: a.session, m: a.rel.m, block: a.rel.block, index: index, fetch: fetch}
 	err = a.doWith(ctx, plan, w)
 	a.take(w.stats)
+	a.res.FullImage = w.full
 	if err != nil {
 		return err
 	}
@@ -264,9 +268,9 @@ func (a *applying) dryRun(ctx context.Context, plan []slot.Step) (err error) {
 		w := &writer{s: a.session, m: a.rel.m, block: a.rel.block, index: index}
 		seeds, release := w.seeds(ctx, dst)
 		defer release()
-		p := chunk.MakePlan(index, kept, seeds, Merging)
+		p := chunk.MakePlan(index, kept, seeds, Merging).OrFullImage(index)
 		a.res.KeptBytes, a.res.ReusedBytes = p.KeepBytes, p.ReuseBytes+p.CopyBytes
-		a.res.FetchedBytes = p.FetchBytes + p.ExtraBytes
+		a.res.FetchedBytes, a.res.FullImage = p.FetchBytes+p.ExtraBytes, p.FullImage
 	}
 	a.report()
 	return a.before()

@@ -92,7 +92,7 @@ func newLab(t *testing.T) *lab {
 		Accepted: accepted, Progress: l.notes,
 		Config: Config{Server: l.server.URL, Name: "eos"},
 		Lock:   filepath.Join(t.TempDir(), "lock"),
-		Trust:  Trust{Root: filepath.Join(l.keys, repository.RootFile), Cache: t.TempDir(), HTTP: l.server.Client(), Retries: 1, Wait: time.Millisecond},
+		Trust:  Trust{Root: filepath.Join(l.keys, repository.RootFile), Cache: t.TempDir(), HTTP: l.server.Client(), Retries: 1, Wait: time.Millisecond, Stall: 5 * time.Second},
 	}
 	l.built = map[string]string{}
 	l.renew()
@@ -124,6 +124,7 @@ func (l *lab) private(name string) ed25519.PrivateKey {
 type spec struct {
 	m    slotimage.Manifest
 	size int
+	base uint64 // what the first third is made from
 	keys []ed25519.PrivateKey
 }
 
@@ -139,13 +140,13 @@ func (l *lab) build(version string, change ...func(*spec)) string {
 	l.t.Helper()
 	s := spec{
 		m:    slotimage.Manifest{Name: "eos", Class: "qemu", Arch: "amd64", Version: version, BuildID: "build-" + version, Built: epoch.Add(-time.Hour).Unix()},
-		size: 900_000, keys: []ed25519.PrivateKey{l.image},
+		size: 900_000, base: 1, keys: []ed25519.PrivateKey{l.image},
 	}
 	for _, f := range change {
 		f(&s)
 	}
 	data := make([]byte, s.size)
-	fill(data[:s.size/3], 1)
+	fill(data[:s.size/3], s.base)
 	fill(data[s.size/3:], uint64(len(version))<<32+uint64(version[len(version)-1]))
 	clear(data[:256])
 	le := binary.LittleEndian

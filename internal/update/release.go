@@ -24,9 +24,9 @@ type Trust struct {
 	Root  string       // file with the root metadata that the image brought
 	Cache string       // folder; empty: no cache
 	HTTP  *http.Client // nil: the default one
-	// Retries and Wait are the client's; zero means its defaults.
-	Retries int
-	Wait    time.Duration
+	// Retries, Wait and Stall are the client's; zero means its defaults.
+	Retries     int
+	Wait, Stall time.Duration
 }
 
 // Choice says which image is wanted.
@@ -99,7 +99,7 @@ func (s *session) clientOf(address, cache string) (*repository.Client, error) {
 	return &repository.Client{
 		BaseURL: base, HTTP: transport, TLS: tlsConfig, RootJSON: root, CacheDir: cache,
 		Now: now, Floors: repository.Floors(s.d.Record.Floors),
-		LimitRate: int64(s.Config.LimitRate), Retries: s.Trust.Retries, Wait: s.Trust.Wait,
+		LimitRate: int64(s.Config.LimitRate), Retries: s.Trust.Retries, Wait: s.Trust.Wait, Stall: s.Trust.Stall,
 	}, nil
 }
 

@@ -43,8 +43,10 @@ func TestOverSSH(t *testing.T) {
 	if err != nil || !done.Wrote || done.FetchedBytes == 0 {
 		t.Errorf("Apply over ssh = %+v, %v", done, err)
 	}
-	if n := s.Logins(); n > 1+Parallel+1 {
-		t.Errorf("%d logins for a check and an update, want one and as many as ranges are open", n)
+	// One of the check; of the update as many as it may have connections: a request that waits for
+	// one takes what is free first, be it one that has ended its range or a new one.
+	if n, most := s.Logins(), 1+Parallel+1; n > most {
+		t.Errorf("%d logins for a check and an update, want at most %d", n, most)
 	}
 	b, err := os.ReadFile(log)
 	if err != nil || !strings.Contains(string(b), "/metadata/timestamp.json") {

@@ -32,6 +32,7 @@ type writer struct {
 	index *chunk.Index
 	fetch chunk.Fetcher
 	stats chunk.Stats
+	full  bool // the whole image is fetched
 }
 
 func (w *writer) step(ctx context.Context, st slot.Step) (err error) {
@@ -98,6 +99,12 @@ func (w *writer) writeData(ctx context.Context, dst Block, x bootstate.Slot) err
 		Merging:  Merging,
 		Parallel: Parallel,
 		HoldLast: true,
+		OnPlan: func(p *chunk.Plan) error {
+			if w.full = p.FullImage; w.full {
+				w.s.Progress.Note("fetching the whole image, %d bytes in one request: chunk by chunk it would cost no less", p.FetchBytes)
+			}
+			return nil
+		},
 		OnChunk: func(off int64, data []byte) error {
 			if off == w.m.DataSize {
 				last = bytes.Clone(data)
