@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -15,23 +16,28 @@ import (
 
 const fetchUsage = `Usage: os-update-daemon fetch [OPTION...]
 
-Looks once at the origin of each image of the configuration and brings here what is new. If one
-of them goes wrong, the others are fetched all the same, and what was served before is served on.
+Looks once at the repository and at the origin of each image of the configuration, and brings here
+what is new. If one of them goes wrong, the others are fetched all the same, and what was served
+before is served on.
 
 Options:
   --config FILE     the images and where they come from (default /etc/os-update.yml)
   --images DIR      where they are kept (default /srv/www/fleet/os-images)
+  --repo DIR        the copy of the repository (default /srv/www/fleet/repository)
+  --root FILE       root metadata that trust begins with (default /usr/share/eos/root.json)
   --allow-older     take images that are older than the copies here
   --json            results and progress as JSON Lines
 
-Exit status: 0 done; else that of the first image that went wrong: 1 error, 4 older than the copy,
-5 another run is at work, 6 checksum or signature does not fit or not a disk image, 7 origin
-unreachable; 2 usage.
+Exit status: 0 done; else that of the first that went wrong: 1 error, 4 older than the copy or
+expired, 5 another run is at work, 6 checksum or signature does not fit or not a disk image,
+7 origin unreachable; 2 usage.
 `
 
 func fetchFlags(o *options, fs *flag.FlagSet) {
 	configFlag(o, fs)
 	imagesFlag(o, fs)
+	repoFlag(o, fs)
+	rootFlag(o, fs)
 	fs.BoolVar(&o.allowOlder, "allow-older", false, "")
 	jsonFlag(o, fs)
 }
@@ -42,14 +48,14 @@ func runFetch(ctx context.Context, env *cli.Env, o *options) error {
 	if err != nil {
 		return err
 	}
-	if c.Mirror != "" {
-		fmt.Fprintf(env.Stderr, "%s: mirror %s: copies of repositories are not made by this version\n", program, c.Mirror)
-	}
-	if len(c.Update) == 0 {
-		fmt.Fprintf(env.Stderr, "%s: %s names no images\n", program, o.config)
+	if len(c.Update) == 0 && c.Mirror == "" {
+		fmt.Fprintf(env.Stderr, "%s: %s names no images and no repository\n", program, o.config)
 	}
 	f := newFetcher(env, o, o.images)
 	var errs error
+	if c.Mirror != "" {
+		errs = f.mirror(ctx, o, c.Mirror)
+	}
 	for _, src := range c.Update {
 		errs = errors.Join(errs, f.fetch(ctx, src))
 		if ctx.Err() != nil {
@@ -75,9 +81,11 @@ type result struct {
 	Name    string `json:"name"`
 	Result  string `json:"result"` // fetched, unchanged, failed
 	Version string `json:"version,omitempty"`
-	Size    int64  `json:"size,omitempty"`
+	Size    int64  `json:"size,omitempty"` // bytes; of a repository: of the images that were fetched
 	SHA256  string `json:"sha256,omitempty"`
 	Error   string `json:"error,omitempty"`
+	// Expires is until when devices take the copy of a repository.
+	Expires *time.Time `json:"expires,omitempty"`
 }
 
 // fetch prints one line for the image, and returns an error with its exit code.
@@ -103,7 +111,9 @@ func (f *fetcher) print(r result) error {
 		return nil
 	}
 	text := r.Name + ": " + r.Result
-	if r.Result == "fetched" {
+	if r.Name == "mirror" { // no image is called so
+		text = mirrorText(r)
+	} else if r.Result == "fetched" {
 		text += fmt.Sprintf(", version %s, %s, SHA-256 %.16s", orDash(r.Version), humanize.IBytes(uint64(r.Size)), r.SHA256)
 	}
 	if _, err := fmt.Fprintln(f.env.Stdout, text); err != nil {

@@ -34,6 +34,8 @@ func Main(ctx context.Context, env *cli.Env) error {
 		return runServe(ctx, o, slog.New(handler))
 	case "fetch":
 		return runFetch(ctx, env, o)
+	case "mirror":
+		return runMirror(ctx, env, o)
 	case "timers":
 		return runTimers(ctx, env, o, system)
 	case "status":

@@ -19,7 +19,8 @@ const usage = `Usage: os-update-daemon COMMAND [OPTION...]
 
 The update server. Commands:
   serve       hand out an update repository over HTTP or HTTPS
-  fetch       bring here what is new of the images that are published elsewhere
+  fetch       bring here what is new of all that is published elsewhere
+  mirror      bring here what is new of the repository alone
   timers      have systemd look for each of these images regularly (needs root)
   status      say how all stands
 
@@ -39,6 +40,7 @@ var actions = []action{
 	{"", imageUsage, imageFlags, checkImage},
 	{"serve", serveUsage, serveFlags, checkServe},
 	{"fetch", fetchUsage, fetchFlags, nil},
+	{"mirror", mirrorUsage, mirrorFlags, nil},
 	{"timers", timersUsage, timersFlags, nil},
 	{"status", statusUsage, statusFlags, nil},
 }
@@ -53,8 +55,8 @@ type options struct {
 	maxConns              int
 	grace                 time.Duration
 
-	config, images, settings, image string
-	oneshot, allowOlder             bool
+	config, images, settings, image, root string
+	oneshot, allowOlder                   bool
 
 	json bool
 }
@@ -66,7 +68,7 @@ func usageError(format string, a ...any) error {
 // parse reads the command line.
 func parse(args []string) (*options, error) {
 	if len(args) == 0 {
-		return nil, usageError("no command given: want serve, fetch, timers, status or --image")
+		return nil, usageError("no command given: want serve, fetch, mirror, timers, status or --image")
 	}
 	if args[0] == "--help" || args[0] == "-h" {
 		return &options{help: usage}, nil
@@ -80,7 +82,7 @@ func parse(args []string) (*options, error) {
 			return a.parse(args)
 		}
 	}
-	return nil, usageError("unknown command %q: want serve, fetch, timers or status", name)
+	return nil, usageError("unknown command %q: want serve, fetch, mirror, timers or status", name)
 }
 
 func (a action) parse(args []string) (*options, error) {

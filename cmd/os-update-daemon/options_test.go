@@ -76,7 +76,7 @@ func TestEveryOptionIsNamed(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	for _, c := range []struct{ words, want string }{
 		{"f", "fetch"},
-		{"''", "serve fetch timers status --image --help"},
+		{"''", "serve fetch mirror timers status --image --help"},
 		{"serve --tls", "--tls-cert --tls-key"},
 		{"fetch --a", "--allow-older"},
 		{"timers --s", "--settings"},
@@ -115,7 +115,9 @@ func TestCommandLine(t *testing.T) {
 		{"serve --max-connections 0", 2, "want 1 at least"},
 		{"serve --grace 0s", 2, "want a time"},
 		{"serve --repo /nonexistent", 1, "hint: eos publish"},
-		{"fetch --repo x", 2, "not defined"},
+		{"fetch --listen x", 2, "not defined"},
+		{"mirror --images x", 2, "not defined"},
+		{"mirror --help", 0, ""},
 		{"fetch --config /nonexistent", 1, "read configuration"},
 		{"timers --config /nonexistent", 1, "read configuration"},
 		{"--oneshot", 2, "--image is missing"},

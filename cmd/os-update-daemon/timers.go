@@ -23,8 +23,9 @@ import (
 const timersUsage = `Usage: os-update-daemon timers [OPTION...]
 
 Has systemd look for each image of the configuration regularly: starts os-update-daemon@NAME.timer
-for the image NAME.raw, stops those of images that are no longer configured, and makes them go off
-whenever OS_CHECK_INTERVAL is over. It is the one part of this program that needs root.
+for the image NAME.raw and os-update-daemon@repository.timer for the repository, stops those of what
+is no longer configured, and makes them go off whenever OS_CHECK_INTERVAL is over. It is the one
+part of this program that needs root.
 
 Options:
   --config FILE     the images (default /etc/os-update.yml)
@@ -117,6 +118,9 @@ func runTimers(ctx context.Context, env *cli.Env, o *options, s initSystem) erro
 		return err
 	}
 	var images []string
+	if c.Mirror != "" {
+		images = append(images, origin.RepositoryName)
+	}
 	for _, src := range c.Update {
 		images = append(images, src.Name)
 	}
@@ -150,7 +154,7 @@ func runTimers(ctx context.Context, env *cli.Env, o *options, s initSystem) erro
 		errs = errors.Join(errs, os.Remove(s.dropIn))
 	}
 	if errs == nil {
-		fmt.Fprintf(env.Stderr, "%s: timers of images: %d, every %v\n", program, len(images), interval)
+		fmt.Fprintf(env.Stderr, "%s: timers: %d, every %v\n", program, len(images), interval)
 	}
 	return errs
 }

@@ -35,6 +35,8 @@ func TestPlanTimers(t *testing.T) {
 		{name: "running already", images: []string{tw}, timers: []string{timerTW}, interval: time.Hour, calls: "start -- " + timerTW},
 		{name: "no longer configured", images: []string{tw}, timers: []string{timerTW, timerALP}, interval: time.Hour,
 			calls: "stop -- " + timerALP + "\nstart -- " + timerTW},
+		{name: "the repository", images: []string{"repository.raw", tw}, interval: time.Hour,
+			calls: "start -- os-update-daemon@repository.timer " + timerTW},
 		{name: "none configured", timers: []string{timerTW}, interval: time.Hour, calls: "stop -- " + timerTW},
 		{name: "of somebody else", timers: []string{"os-update.timer", "os-update-daemon@x.service", "fstrim.timer"}, interval: time.Hour},
 		{name: "an interval", images: []string{tw}, interval: 5 * time.Minute, write: true, calls: "daemon-reload\nrestart -- " + timerTW},

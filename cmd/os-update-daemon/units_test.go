@@ -17,7 +17,7 @@ const units = "../../os/update-server/usr/lib/systemd/system/"
 // os-fetch.service starts with '+' is not in it: see TestPrivilege.
 func TestUnitIsHardened(t *testing.T) {
 	tree := toolstreetest.Open(t)
-	for _, name := range []string{"os-update-serve.service", "os-fetch.service", "os-update-daemon@.service"} {
+	for _, name := range []string{"os-update-serve.service", "os-fetch.service", "os-update-daemon@.service", "os-update-daemon@repository.service"} {
 		unit, err := filepath.Abs(units + name)
 		if err != nil {
 			t.Fatal(err)

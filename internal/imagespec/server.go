@@ -33,7 +33,9 @@ func (d *decoder) checkServer(s *Spec) {
 		if !isWebURL(image.Image) {
 			d.bad(key+".image", "want the URL of a .raw, .raw.xz or .raw.zst", "%q is not an http or https URL", image.Image)
 		}
-		if len(image.Name) > 180 || !copyName.MatchString(image.Name) {
+		if image.Name == "repository.raw" {
+			d.bad(key+".name", "choose another", "%q is for the repository", image.Name)
+		} else if len(image.Name) > 180 || !copyName.MatchString(image.Name) {
 			d.bad(key+".name", "want letters, digits, '.', '_' and '-', and .raw at the end, as EOS.x86_64.raw", "%q is not the name of a copy", image.Name)
 		}
 		if what, fix := badPath(image.Keyring, false); image.Keyring != "" && what != "" {

@@ -31,6 +31,9 @@ type Config struct {
 	Mirror string   // URL of a TUF repository to keep a copy of; empty: none
 }
 
+// RepositoryName is no name of an image: the timer of the repository has it.
+const RepositoryName = "repository.raw"
+
 // Names are those of units too, which cannot have a '+' in them.
 var imageName = regexp.MustCompile(`^[0-9A-Za-z_][0-9A-Za-z_-]*(\.[0-9A-Za-z_-]+)*\.raw$`)
 
@@ -136,6 +139,8 @@ func (s Source) check() error {
 		return fmt.Errorf("image %q: want http://HOST/PATH or https://HOST/PATH", s.Image)
 	case s.Name == "":
 		return errors.New("name is missing: that of the copy, as EOS.x86_64.raw")
+	case s.Name == RepositoryName:
+		return fmt.Errorf("name %q: it is for the repository", s.Name)
 	case len(s.Name) > 180 || !imageName.MatchString(s.Name):
 		return fmt.Errorf("name %q: want letters, digits, '.', '_' and '-', and .raw at the end", s.Name)
 	}
