@@ -64,7 +64,7 @@ func newLab() (*lab, error) {
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"eos", "eos-init", "os-update"} {
+	for _, name := range []string{"eos", "eos-init", "os-update", "os-update-daemon", "os-update-restricted"} {
 		c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(l.bin, name), "./cmd/"+name)
 		c.Dir, c.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := c.CombinedOutput(); err != nil {
@@ -149,6 +149,11 @@ func mask(names ...string) edit {
 // build makes the image of images/minimal.yaml with the edits applied.
 func (l *lab) build(t testing.TB, version string, edits ...edit) *built {
 	t.Helper()
+	return l.buildProfile(t, "AB", version, edits...)
+}
+
+func (l *lab) buildProfile(t testing.TB, profile, version string, edits ...edit) *built {
+	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if b := l.built[version]; b != nil {
@@ -187,7 +192,7 @@ func (l *lab) build(t testing.TB, version string, edits ...edit) *built {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if _, err := l.eos("build", "-f", file, "-o", dir, "--dev"); err != nil {
+	if _, err := l.eos("build", "-f", file, "-o", dir, "--profile", profile, "--dev"); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("built %s in %v", version, time.Since(began).Round(100*time.Millisecond))
