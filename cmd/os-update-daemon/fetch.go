@@ -12,6 +12,7 @@ import (
 
 	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/origin"
+	"github.com/OSInside/eos/internal/repository"
 )
 
 const fetchUsage = `Usage: os-update-daemon fetch [OPTION...]
@@ -122,28 +123,43 @@ func (f *fetcher) print(r result) error {
 	return nil
 }
 
+// unchanged is what all errors have in common.
+const unchanged = "the copy is as it was"
+
+// refusals are the exit codes of what can go wrong at an origin, and what to do about it.
+var refusals = []struct {
+	kind error
+	code cli.Code
+	hint string
+}{
+	{origin.ErrLocked, cli.Locked, "the other run brings the image here"},
+	{origin.ErrOlder, cli.Refused, "--allow-older takes it"},
+	{origin.ErrChecksum, cli.Unverified, "whoever publishes the image has to see to it; " + unchanged},
+	{origin.ErrNotImage, cli.Unverified, "see whether the URL names the right file; " + unchanged},
+	{origin.ErrOrigin, cli.Unreachable, unchanged + "; a download that broke off goes on the next time"},
+	{origin.ErrSpace, cli.Failure, unchanged},
+
+	{repository.ErrLocked, cli.Locked, "the other run makes the copy"},
+	{repository.ErrExpired, cli.Refused, "the publisher has to sign again (eos publish --refresh), or this machine's clock is wrong"},
+	{repository.ErrRollback, cli.Refused, "somebody has put an old state there, or holds back a new one; " + unchanged},
+	{repository.ErrNotRepository, cli.Refused, "name an empty folder, or one that holds a repository, with --repo"},
+	{repository.ErrUntrusted, cli.Unverified, unchanged + "; --root names what trust begins with"},
+	{repository.ErrTooLarge, cli.Unverified, unchanged},
+	{repository.ErrUnreachable, cli.Unreachable, unchanged},
+	{repository.ErrTruncated, cli.Unreachable, unchanged},
+}
+
 // refusal gives an error of an origin its exit code.
 func refusal(err error) error {
-	for _, k := range []struct {
-		kind error
-		code cli.Code
-		hint string
-	}{
-		{origin.ErrLocked, cli.Locked, "the other run brings the image here"},
-		{origin.ErrOlder, cli.Refused, "--allow-older takes it"},
-		{origin.ErrChecksum, cli.Unverified, "whoever publishes the image has to see to it; the copy is as it was"},
-		{origin.ErrNotImage, cli.Unverified, "see whether the URL names the right file; the copy is as it was"},
-		{origin.ErrOrigin, cli.Unreachable, "the copy is as it was; a download that broke off goes on the next time"},
-		{origin.ErrSpace, cli.Failure, "the copy is as it was"},
-	} {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	for _, k := range refusals {
 		if errors.Is(err, k.kind) {
 			return cli.Refuse(k.code, err, k.hint)
 		}
 	}
-	if err != nil && !errors.Is(err, context.Canceled) {
-		return cli.Refuse(cli.Failure, err, "")
-	}
-	return err
+	return cli.Refuse(cli.Failure, err, "")
 }
 
 // stages shows a download as a stage, and one that begins anew as another.

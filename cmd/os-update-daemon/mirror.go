@@ -72,30 +72,7 @@ func (f *fetcher) mirror(ctx context.Context, o *options, url string) error {
 			r.Result = "fetched"
 		}
 	}
-	return errors.Join(mirrorRefusal(err), f.print(r))
-}
-
-// mirrorRefusal gives an error of a repository its exit code.
-func mirrorRefusal(err error) error {
-	for _, k := range []struct {
-		kind error
-		code cli.Code
-		hint string
-	}{
-		{repository.ErrLocked, cli.Locked, "the other run makes the copy"},
-		{repository.ErrUnreachable, cli.Unreachable, "the copy is as it was"},
-		{repository.ErrTruncated, cli.Unreachable, "the copy is as it was"},
-		{repository.ErrExpired, cli.Refused, "the publisher has to sign again (eos publish --refresh), or this machine's clock is wrong"},
-		{repository.ErrRollback, cli.Refused, "somebody has put an old state there, or holds back a new one; the copy is as it was"},
-		{repository.ErrUntrusted, cli.Unverified, "the copy is as it was; --root names what trust begins with"},
-		{repository.ErrTooLarge, cli.Unverified, "the copy is as it was"},
-		{repository.ErrNotRepository, cli.Refused, "name an empty folder, or one that holds a repository, with --repo"},
-	} {
-		if errors.Is(err, k.kind) {
-			return cli.Refuse(k.code, err, k.hint)
-		}
-	}
-	return err
+	return errors.Join(refusal(err), f.print(r))
 }
 
 // mirrorText says what came of a copy.
