@@ -26,7 +26,7 @@ import (
 const (
 	serverAddress = "192.168.77.1"
 	lanNetwork    = "[Match]\nPath=pci-0000:00:06.0\n[Network]\nAddress=" + serverAddress + "/24\nDHCPServer=yes\nLinkLocalAddressing=no\n" +
-		"[DHCPServer]\nEmitDNS=no\nEmitNTP=no\nEmitRouter=no\n"
+		"[DHCPServer]\nEmitDNS=no\nEmitNTP=no\nEmitRouter=no\nPersistLeases=no\n"
 )
 
 // updateServer is an image of the profile.
@@ -65,8 +65,8 @@ func TestUpdateServer(t *testing.T) {
 		t.Errorf("status without the disk:\n%s", out)
 	}
 	s.MustSSH(t, "mkfs.ext4 -q -L eos-fleet /dev/vdb")
-	// The disk is taken into service because it is there.
-	until(t, s, "systemctl is-active os-update-serve")
+	// The disk is taken into service because it is there. The fetch of the start has nothing to do.
+	until(t, s, "systemctl is-active os-update-serve && journalctl -q -o cat -u os-fetch | grep Finished")
 	s.MustSSH(t, `umask 022
 		printf '%s\n' 'mirror: `+address+`/repo' 'update:' '- {image: "`+address+`/minimal.raw.zst", name: minimal.raw}' > /run/os-update.yml
 		mount --bind /run/os-update.yml /etc/os-update.yml
