@@ -11,8 +11,8 @@
 //	            running slot -> ScanSeed -> Assemble -> other slot
 //	            server ranges -> Fetcher -/
 //
-// Chunks are found with FastCDC (16 KiB at least, below 64 KiB on average,
-// 256 KiB at most) and named by their SHA-256. Every chunk is verified against its name
+// Chunks end at local maxima of a rolling hash (8 KiB at least, 16 KiB on average,
+// 128 KiB at most) and are named by their SHA-256. Every chunk is verified against its name
 // after it was read, whatever it was read from, and before it is written.
 //
 // The package does no I/O of its own except through the interfaces it is
@@ -31,17 +31,15 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-
-	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
-	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // registers the algorithm below
 )
 
-// Sizes of chunks that [Make] cuts. The last chunk, and a chunk that ends at
-// a cut the caller asked for, may be smaller than MinSize.
+// Sizes of chunks that [Make] cuts of images up to 1 GiB; of larger ones all are
+// larger, see sizesFor. The last chunk, one that ends at a cut the caller asked
+// for, and one behind a chunk of MaxSize may be smaller than MinSize.
 const (
-	MinSize = 16 << 10
-	AvgSize = 64 << 10
-	MaxSize = 256 << 10
+	MinSize = AvgSize / 2
+	AvgSize = 16 << 10
+	MaxSize = 8 * AvgSize
 )
 
 // sizes are the numbers a chunker works with, as an index's header has them.
@@ -49,14 +47,15 @@ type sizes struct{ min, avg, max int64 }
 
 var ours = sizes{MinSize, AvgSize, MaxSize}
 
-// normal is the size that FastCDC calls normal. Chunks come out larger on
-// average, and what an update fetches grows with the average: with three
-// quarters the promised average is kept.
-func (s sizes) normal() int64 { return s.avg / 4 * 3 }
-
-// algorithm is the spec-faithful variant: the plain name selects fixed masks
-// made for 8 KiB chunks whatever sizes are asked for.
-const algorithm = "fastcdc-v1.0.0"
+// sizesFor doubles the sizes until an image has 65536 chunks at most on average:
+// what a device has to remember of an image is bounded then, whatever its size.
+func sizesFor(image int64) sizes {
+	s := ours
+	for image/s.avg > 1<<16 {
+		s = sizes{2 * s.min, 2 * s.avg, 2 * s.max}
+	}
+	return s
+}
 
 // An ID names a chunk: the SHA-256 of its bytes.
 type ID [sha256.Size]byte
@@ -97,9 +96,13 @@ func (x *Index) Size() int64 {
 // Make reads r to its end and returns the index of what it read. A chunk
 // always ends at each of cuts, which must rise; the chunker starts afresh
 // there. A slot image is cut at its data size, so that its manifest block is
-// a chunk of its own. A cut at or after the end of r is an error.
+// a chunk of its own; the last cut also says how large an image it is. A cut at or after the end of r is an error.
 func Make(ctx context.Context, r io.Reader, cuts ...int64) (*Index, error) {
-	x := &Index{Min: MinSize, Avg: AvgSize, Max: MaxSize}
+	s := ours
+	if n := len(cuts); n > 0 {
+		s = sizesFor(cuts[n-1])
+	}
+	x := &Index{Min: s.min, Avg: s.avg, Max: s.max}
 	add := func(e Entry, _ []byte) error {
 		x.Chunks = append(x.Chunks, e)
 		return nil
@@ -109,7 +112,7 @@ func Make(ctx context.Context, r io.Reader, cuts ...int64) (*Index, error) {
 		if cut <= at {
 			return nil, fmt.Errorf("cut image at %d: must be after %d", cut, at)
 		}
-		end, err := split(ctx, io.LimitReader(r, cut-at), ours, at, add)
+		end, err := split(ctx, io.LimitReader(r, cut-at), s, at, add)
 		if err != nil {
 			return nil, err
 		}
@@ -118,7 +121,7 @@ func Make(ctx context.Context, r io.Reader, cuts ...int64) (*Index, error) {
 		}
 		at = end
 	}
-	end, err := split(ctx, r, ours, at, add)
+	end, err := split(ctx, r, s, at, add)
 	if err != nil {
 		return nil, err
 	}
@@ -126,34 +129,4 @@ func Make(ctx context.Context, r io.Reader, cuts ...int64) (*Index, error) {
 		return nil, fmt.Errorf("cut image at %d: it ends there", at)
 	}
 	return x, nil
-}
-
-// split cuts r into chunks, the first of which lies at offset, and gives each
-// to fn. It returns the offset at the end of r.
-func split(ctx context.Context, r io.Reader, s sizes, offset int64, fn func(Entry, []byte) error) (int64, error) {
-	c, err := chunkers.NewChunker(algorithm, r, &chunkers.ChunkerOpts{
-		MinSize: int(s.min), NormalSize: int(s.normal()), MaxSize: int(s.max),
-	})
-	if err != nil {
-		return offset, fmt.Errorf("internal error: set up chunker: %w", err)
-	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return offset, err
-		}
-		data, err := c.Next()
-		if err != nil && err != io.EOF {
-			return offset, fmt.Errorf("read image at %d: %w", offset, err)
-		}
-		if len(data) > 0 {
-			e := Entry{Offset: offset, Size: int64(len(data)), ID: Sum(data)}
-			if err := fn(e, data); err != nil {
-				return offset, err
-			}
-			offset = e.End()
-		}
-		if err == io.EOF {
-			return offset, nil
-		}
-	}
 }

@@ -37,5 +37,5 @@ func Example() {
 	fmt.Println("chunks:", stats.Chunks, "fetched:", stats.Fetched, "requests:", stats.Requests)
 	// Output:
 	// right: true
-	// chunks: 21 fetched: 1 requests: 1
+	// chunks: 70 fetched: 1 requests: 1
 }

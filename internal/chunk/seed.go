@@ -30,7 +30,7 @@ func ScanSeed(ctx context.Context, r io.ReaderAt, size int64) (Seed, error) {
 // empty seed.
 func (x *Index) Seed(ctx context.Context, r io.ReaderAt, size int64) (Seed, error) {
 	s := sizes{x.Min, x.Avg, x.Max}
-	if s.min < 1024 || s.normal() <= s.min || s.max <= s.normal() {
+	if s.min < 1024 || s.avg <= s.min || s.max < s.avg {
 		return Seed{Reader: r}, nil
 	}
 	wanted := make(map[ID]bool, len(x.Chunks))
