@@ -104,7 +104,7 @@ func TestPublish(t *testing.T) {
 	repo := filepath.Join(t.TempDir(), "repo")
 	one := s.slot("1", "a")
 	out, err := s.publish("--repo", repo, one)
-	if err != nil || !strings.Contains(out, "eos 1 for qemu (amd64) published: 205 kB in 2 chunks") {
+	if err != nil || !strings.Contains(out, "eos 1 for qemu (amd64) published: 205 kB in 3 chunks") {
 		t.Errorf("eos publish = %q, %v", out, err)
 	}
 	if out, err = s.publish("--repo", repo, one); err != nil || !strings.Contains(out, "is published already") {

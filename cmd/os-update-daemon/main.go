@@ -5,11 +5,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 
 	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/serve"
 )
 
 func main() { os.Exit(cli.Run(program, Main)) }
@@ -27,11 +30,15 @@ func Main(ctx context.Context, env *cli.Env) error {
 	env.JSON = o.json
 	switch o.action {
 	case "serve":
-		var handler slog.Handler = slog.NewTextHandler(env.Stderr, nil)
+		// Little is kept between requests: collecting it seldom is cheap in memory too.
+		debug.SetGCPercent(400)
+		debug.SetMemoryLimit(256 << 20) // of the 512 MiB that its unit has
+		w := serve.NewLogWriter(env.Stderr)
+		var handler slog.Handler = slog.NewTextHandler(w, nil)
 		if o.json {
-			handler = slog.NewJSONHandler(env.Stderr, nil)
+			handler = slog.NewJSONHandler(w, nil)
 		}
-		return runServe(ctx, o, slog.New(handler))
+		return errors.Join(runServe(ctx, o, slog.New(handler)), w.Close())
 	case "fetch":
 		return runFetch(ctx, env, o)
 	case "mirror":

@@ -37,8 +37,9 @@ type Handler struct {
 	// Metrics count the requests; may be nil. Set before the first one.
 	Metrics *Metrics
 
-	root *os.Root
-	log  *slog.Logger
+	root  *os.Root
+	log   *slog.Logger
+	small small
 }
 
 // New returns a handler for the repository in dir. Requests go to log, which
@@ -51,11 +52,16 @@ func New(dir string, log *slog.Logger) (*Handler, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{root: root, log: log}, nil
+	d, err := os.Open(dir)
+	if err != nil {
+		root.Close()
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	return &Handler{root: root, log: log, small: small{dir: d, files: map[string]kept{}}}, nil
 }
 
 // Close lets go of the folder.
-func (h *Handler) Close() error { return h.root.Close() }
+func (h *Handler) Close() error { return errors.Join(h.root.Close(), h.small.dir.Close()) }
 
 // slowest is the rate in bytes per second below which an answer is given up:
 // slower readers would hold connections for ever.
@@ -76,20 +82,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.Metrics != nil {
 		h.Metrics.observe(r.URL.Path, rec.status, rec.bytes, time.Since(began))
 	}
-	attrs := []any{
-		"method", r.Method, "path", r.URL.Path, "status", rec.status, "bytes", rec.bytes,
-		"ms", time.Since(began).Milliseconds(), "remote", r.RemoteAddr,
-	}
+	attrs := append(make([]slog.Attr, 0, 9),
+		slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),
+		slog.Int64("ms", time.Since(began).Milliseconds()), slog.String("remote", r.RemoteAddr))
 	if v := r.Header.Get("Range"); v != "" {
-		attrs = append(attrs, "range", v)
+		attrs = append(attrs, slog.String("range", v))
 	}
 	if v := r.UserAgent(); v != "" {
-		attrs = append(attrs, "agent", v)
+		attrs = append(attrs, slog.String("agent", v))
 	}
 	if err != nil {
-		attrs = append(attrs, "error", err.Error())
+		attrs = append(attrs, slog.String("error", err.Error()))
 	}
-	h.log.Info("request", attrs...)
+	h.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 }
 
 // statusError is an answer without a file.
@@ -122,15 +127,20 @@ func refuse(w http.ResponseWriter, err error) {
 }
 
 func (h *Handler) serve(w *recorder, r *http.Request) error {
-	if err := allow(w, 0); err != nil {
-		return err
-	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return statusError{http.StatusMethodNotAllowed, "method not allowed"}
 	}
 	name, ok := strings.CutPrefix(r.URL.Path, "/")
 	if !ok || !visible(name) {
 		return errHidden
+	}
+	if k, ok := h.small.get(name); ok {
+		label(w, name, k.etag)
+		if err := allow(w, maxSmall); err != nil {
+			return err
+		}
+		k.serve(w, r)
+		return w.err
 	}
 	f, err := h.root.Open(name)
 	if err != nil {
@@ -148,16 +158,26 @@ func (h *Handler) serve(w *recorder, r *http.Request) error {
 	if !info.Mode().IsRegular() {
 		return errHidden
 	}
-	header := w.Header()
-	header.Set("ETag", etag(info))
-	header.Set("Content-Type", repository.ContentType(name))
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Cache-Control", repository.CacheControl(name))
+	if strings.HasPrefix(name, "metadata/") {
+		if err := h.small.keep(name, f, info); err != nil {
+			return err
+		}
+	}
+	label(w, name, etag(info))
 	if err := allow(w, info.Size()); err != nil {
 		return err
 	}
 	http.ServeContent(w, r, "", info.ModTime(), f)
 	return w.err
+}
+
+// label sets what caches go by.
+func label(w http.ResponseWriter, name, etag string) {
+	header := w.Header()
+	header.Set("ETag", etag)
+	header.Set("Content-Type", repository.ContentType(name))
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Cache-Control", repository.CacheControl(name))
 }
 
 // allow sets the time an answer of size bytes may take.
