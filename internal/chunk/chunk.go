@@ -47,11 +47,11 @@ type sizes struct{ min, avg, max int64 }
 
 var ours = sizes{MinSize, AvgSize, MaxSize}
 
-// sizesFor doubles the sizes until an image has 65536 chunks at most on average:
+// sizesFor doubles the sizes until an image of some GiB has 65536 chunks on average:
 // what a device has to remember of an image is bounded then, whatever its size.
 func sizesFor(image int64) sizes {
 	s := ours
-	for image/s.avg > 1<<16 {
+	for image/s.avg > 1<<16 && s.max < MaxChunkSize {
 		s = sizes{2 * s.min, 2 * s.avg, 2 * s.max}
 	}
 	return s

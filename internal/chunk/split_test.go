@@ -74,6 +74,7 @@ func TestSplitLong(t *testing.T) {
 func TestSizesFor(t *testing.T) {
 	for image, want := range map[int64]sizes{
 		0: ours, 1 << 30: ours, 1<<30 + 1<<20: {2 * MinSize, 2 * AvgSize, 2 * MaxSize}, 4 << 30: {4 * MinSize, 4 * AvgSize, 4 * MaxSize},
+		64 << 30: {8 * MinSize, 8 * AvgSize, MaxChunkSize},
 	} {
 		if got := sizesFor(image); got != want {
 			t.Errorf("sizesFor(%d) = %+v, want %+v", image, got, want)

@@ -16,8 +16,7 @@ import (
 )
 
 // Merging says which gaps between needed chunks are fetched to save a request.
-// Half a small chunk costs less than the header of one more range and a seek at
-// the server.
+// So little costs less than the headers of one more range and a seek at the server.
 var Merging = chunk.Merging{Gap: 4 << 10, MaxRanges: 150}
 
 // Parallel is how many ranges are open at a time. It hides the way to the server and
