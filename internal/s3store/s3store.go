@@ -129,20 +129,57 @@ func (b *Bucket) Init(ctx context.Context) error {
 
 // Open implements [repository.Store].
 func (b *Bucket) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	if name == repository.TimestampName {
+		return b.openTimestamp(ctx)
+	}
+	body, _, err := b.get(ctx, name)
+	return body, err
+}
+
+func (b *Bucket) get(ctx context.Context, name string) (io.ReadCloser, string, error) {
 	// Core, because one request is enough.
 	body, info, _, err := minio.Core{Client: b.client}.GetObject(ctx, b.name, b.prefix+name, minio.GetObjectOptions{})
-	if name == repository.TimestampName {
-		b.mu.Lock()
-		b.etag = info.ETag
-		b.mu.Unlock()
-	}
 	if httpStatus(err) == http.StatusNotFound {
 		err = fmt.Errorf("%s/%s: %w", b, name, fs.ErrNotExist)
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return body, nil
+	return body, info.ETag, nil
+}
+
+// openTimestamp reads the file that writing it goes by, until two answers are the same. A store
+// that keeps content and ETag apart, as the Versity gateway does on some file systems, may give the
+// old content with the new ETag while somebody writes, and another publisher's work would be lost.
+func (b *Bucket) openTimestamp(ctx context.Context) (io.ReadCloser, error) {
+	var content []byte
+	var etag string
+	for try := range 10 {
+		body, tag, err := b.get(ctx, repository.TimestampName)
+		if err != nil {
+			b.remember("")
+			return nil, err
+		}
+		now, err := io.ReadAll(io.LimitReader(body, maxTimestamp))
+		if err = errors.Join(err, body.Close()); err != nil {
+			return nil, err
+		}
+		if try > 0 && tag == etag && bytes.Equal(now, content) {
+			b.remember(tag)
+			return io.NopCloser(bytes.NewReader(now)), nil
+		}
+		content, etag = now, tag
+	}
+	return nil, fmt.Errorf("read %s/%s: %w: it changes each time", b, repository.TimestampName, repository.ErrLocked)
+}
+
+// maxTimestamp is more than any timestamp.json has.
+const maxTimestamp = 1 << 20
+
+func (b *Bucket) remember(etag string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.etag = etag
 }
 
 // Put implements [repository.Store].
@@ -180,9 +217,7 @@ func (b *Bucket) Put(ctx context.Context, name string, r io.Reader) error {
 		return fmt.Errorf("write %s/%s: %w", b, name, err)
 	}
 	if name == repository.TimestampName {
-		b.mu.Lock()
-		b.etag = info.ETag
-		b.mu.Unlock()
+		b.remember(info.ETag)
 	}
 	return nil
 }

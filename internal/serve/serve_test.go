@@ -251,6 +251,7 @@ func TestCaching(t *testing.T) {
 	if err := os.Rename(p+".new", p); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(2 * lookTime)
 	if got := get(name, tag).StatusCode; got != 200 {
 		t.Errorf("timestamp after it was replaced = %d, want 200", got)
 	}
