@@ -16,7 +16,7 @@ import (
 func loop(t *testing.T, path string) string {
 	t.Helper()
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+	if errors.Is(err, os.ErrPermission) && os.Getenv("CI") != "true" && os.Getenv("EOS_TEST_MUST_RUN") == "" {
 		t.Skip("making a block device needs root")
 	}
 	if err != nil {
