@@ -1,11 +1,12 @@
 // Package gpt reads GUID partition tables.
 //
 // [Read] returns the table of a disk or a disk image, [Table.ByName] one of its
-// partitions. Both are strict: checksums, bounds and overlaps are checked, and
+// partitions, [Grow] the writes that enlarge the last one. All are strict: checksums, bounds and overlaps are checked, and
 // a name that is there twice is an error, not a choice. Where the first copy
 // of the table is damaged, the second at the end of the disk is read.
 //
-// Tables are not written here; that is for sfdisk. The reader is our own
+// Tables are not made here; that is for sfdisk, which does not keep its writes apart with
+// flushes, so that a device cannot use it to change one. The reader is our own
 // because PID 1 of the initramfs uses it on every disk that is plugged in: it
 // must not allocate what an unchecked header asks for, must try both sector sizes
 // and both copies, and may import the standard library only.
