@@ -2,7 +2,8 @@
 // ssh and watchdog configuration. They are laid into every image as they are;
 // what depends on the image description is written by package image.
 //
-// [Root] returns them, [UpdateServer] those that an update server has besides. A folder named bin or libexec holds programs, all else
+// [Root] returns them, [Registry] those of an image with a registry, [UpdateServer] those that an
+// update server has besides. A folder named bin or libexec holds programs, all else
 // is plain; both belong to root. The package only returns embedded files.
 package osfiles
 
@@ -11,11 +12,14 @@ import (
 	"io/fs"
 )
 
-//go:embed all:root all:update-server
+//go:embed all:root all:registry all:update-server
 var files embed.FS
 
 // Root returns the files; the folder at its top is the root of the image.
 func Root() fs.FS { return folder("root") }
+
+// Registry returns the files of an image that has a registry.
+func Registry() fs.FS { return folder("registry") }
 
 // UpdateServer returns the files that make an image that of an update server.
 func UpdateServer() fs.FS { return folder("update-server") }

@@ -19,6 +19,7 @@ const (
 	Unverified  Code = 6   // a signature, hash or hash tree does not verify
 	Unreachable Code = 7   // network or server not reachable
 	Available   Code = 10  // --check found an update: neither success nor an error
+	Degraded    Code = 11  // there is no registry to work with
 	Interrupted Code = 130 // ended by a signal
 )
 
@@ -43,6 +44,8 @@ func (c Code) String() string {
 		return "unreachable"
 	case Available:
 		return "update available"
+	case Degraded:
+		return "degraded"
 	case Interrupted:
 		return "interrupted"
 	}

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -42,8 +43,9 @@ type Cmd struct {
 	Dir    string   // working directory; empty: ours
 	Env    []string // KEY=VALUE, added to our own environment; the last of a key wins
 	Stdin  io.Reader
-	Stdout io.Writer // nil: discarded
-	Stderr io.Writer // gets a copy of standard error; nil: only the tail is kept
+	Stdout io.Writer  // nil: discarded
+	Stderr io.Writer  // gets a copy of standard error; nil: only the tail is kept
+	Files  []*os.File // descriptors 3 and up of the program
 	// Terminal keeps the program in our process group, so that it may read the terminal. At
 	// the end of the context only the program itself is then ended.
 	Terminal bool
@@ -63,7 +65,7 @@ func Run(ctx context.Context, c Cmd) error {
 		stderr = io.MultiWriter(&tail, c.Stderr)
 	}
 	x := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
-	x.Dir, x.Stdin, x.Stdout, x.Stderr = c.Dir, c.Stdin, c.Stdout, stderr
+	x.Dir, x.Stdin, x.Stdout, x.Stderr, x.ExtraFiles = c.Dir, c.Stdin, c.Stdout, stderr, c.Files
 	if len(c.Env) > 0 {
 		x.Env = append(x.Environ(), c.Env...)
 	}

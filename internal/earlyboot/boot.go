@@ -48,6 +48,7 @@ func Steps() []Step {
 		{"build id", (*Boot).matchBuild},
 		{"verity", (*Boot).mapSlot},
 		{"root", (*Boot).mountRoot},
+		{"machine id", (*Boot).writeMachineID},
 		{"report", (*Boot).writeReport},
 		{"switch root", (*Boot).switchRoot},
 		{"init", (*Boot).execInit},

@@ -42,6 +42,11 @@ func (t *tree) compose(in *inputs) error {
 			return err
 		}
 	}
+	if s.Registry.Policy != imagespec.PolicyOff {
+		if err := t.layRegistry(s); err != nil {
+			return err
+		}
+	}
 	for p, data := range in.programs {
 		t.write(p, 0o755, data)
 	}
@@ -203,6 +208,11 @@ func (t *tree) setUnits(in *inputs) error {
 			continue
 		}
 		if err := t.enable(u.name); err != nil {
+			return err
+		}
+	}
+	if s.Registry.Policy != imagespec.PolicyOff {
+		if err := t.enableRegistry(s); err != nil {
 			return err
 		}
 	}

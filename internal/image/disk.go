@@ -39,7 +39,7 @@ type partition struct {
 }
 
 // layout places the partitions one after the other, on whole MiBs.
-func layout(d imagespec.Disk, esp, slotA string) []partition {
+func layout(d imagespec.Disk, esp, slotA, registry string) []partition {
 	const keepOff = "GUID:63" // not for systemd's own discovery
 	parts := []partition{
 		{name: "p.UEFI", typ: typeESP, size: d.ESP.Bytes(), content: esp},
@@ -49,7 +49,7 @@ func layout(d imagespec.Disk, esp, slotA string) []partition {
 		parts = append(parts, partition{name: "p.lxrootclone1", typ: typeRoot, size: d.Slot.Bytes(), attrs: keepOff})
 	}
 	if d.Registry > 0 {
-		parts = append(parts, partition{name: "p.spare", typ: typeData, size: d.Registry.Bytes(), attrs: keepOff})
+		parts = append(parts, partition{name: "p.spare", typ: typeData, size: d.Registry.Bytes(), attrs: keepOff, content: registry})
 	}
 	at := int64(mib)
 	for i := range parts {

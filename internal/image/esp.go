@@ -15,6 +15,7 @@ import (
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/esp"
 	"github.com/OSInside/eos/internal/grub"
+	"github.com/OSInside/eos/internal/imagespec"
 	"github.com/OSInside/eos/internal/slot"
 	"github.com/OSInside/eos/internal/toolstree"
 )
@@ -88,7 +89,7 @@ var espDirs = []string{"EFI", "EFI/BOOT", "EFI/eos", "EFI/eos/a.efi.extra.d", "E
 // espFiles makes the files of a new device's ESP in dir: slot A was committed
 // at the factory, slot B is empty. All files that the device will ever write are
 // there, with room: package esp says why.
-func espFiles(ctx context.Context, tools *toolstree.Tree, dir, loader, uki, diskGUID string, image slot.Image, slots int, epoch time.Time) (map[string]string, error) {
+func espFiles(ctx context.Context, tools *toolstree.Tree, dir, loader, uki, diskGUID string, image slot.Image, slots int, policy string, epoch time.Time) (map[string]string, error) {
 	files := map[string]string{grub.Program: loader}
 	own := filepath.Join(dir, "a.efi")
 	if err := copyFile(uki, own); err != nil {
@@ -132,6 +133,13 @@ func espFiles(ctx context.Context, tools *toolstree.Tree, dir, loader, uki, disk
 		}
 		files["EFI/eos/b.efi"] = other
 		small["EFI/eos/b.sum"] = esp.NoKernel(bootstate.B)
+	}
+	if policy != imagespec.PolicyOff {
+		small[esp.RegistryNote] = make([]byte, esp.RegistryNoteSize)
+		small[esp.RegistryHead] = make([]byte, esp.RegistryHeadSize)
+	}
+	if policy == imagespec.PolicyKeyfile {
+		small[esp.RegistryKey] = make([]byte, esp.RegistryKeySize)
 	}
 	for _, name := range bootstate.Files {
 		small["EFI/eos/"+name] = bootstate.Factory().Marshal()

@@ -185,6 +185,12 @@ func (b *build) prepare(ctx context.Context) error {
 		names = append(names, serverPrograms...)
 	}
 	b.in.programs = map[string][]byte{}
+	if b.Spec.Registry.Policy != imagespec.PolicyOff {
+		if b.in.programs[registryProgram], err = b.program("flake-registry"); err != nil {
+			return err
+		}
+		warnRegistry(b.Progress, b.Spec)
+	}
 	for _, name := range names {
 		if b.in.programs["/usr/bin/"+name], err = b.program(name); err != nil {
 			return err

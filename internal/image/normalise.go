@@ -55,7 +55,7 @@ var hostKey = regexp.MustCompile(`^/etc/ssh/ssh_host_.*`)
 var disabled = []string{
 	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer",
 	"e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "logrotate.timer",
-	"man-db.timer", "remote-fs.target",
+	"man-db.timer", "remote-fs.target", "xfs_scrub_all.timer",
 }
 
 // masked are units that would fail, wait, or only take time on such a root.

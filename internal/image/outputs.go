@@ -14,6 +14,7 @@ import (
 
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/imagespec"
+	"github.com/OSInside/eos/internal/registry/head"
 	"github.com/OSInside/eos/internal/sbom"
 	"github.com/OSInside/eos/internal/slot"
 	"github.com/OSInside/eos/internal/slotimage"
@@ -23,7 +24,7 @@ import (
 func (b *build) disks(ctx context.Context, uki, slotPath string, image slot.Image) error {
 	s := b.Spec
 	disk := guid(image.BuildID, "disk")
-	files, err := espFiles(ctx, b.tools, b.dir, b.loader, uki, disk, image, s.Disk.Slots, b.epoch)
+	files, err := espFiles(ctx, b.tools, b.dir, b.loader, uki, disk, image, s.Disk.Slots, s.Registry.Policy, b.epoch)
 	if err != nil {
 		return fmt.Errorf("make EFI system partition: %w", err)
 	}
@@ -31,8 +32,15 @@ func (b *build) disks(ctx context.Context, uki, slotPath string, image slot.Imag
 	if err := buildESP(ctx, b.tools, esp, s.Disk.ESP.Bytes(), image.BuildID, b.epoch, espDirs[:3+s.Disk.Slots], files); err != nil {
 		return err
 	}
+	mark := ""
+	if s.Registry.Policy != imagespec.PolicyOff {
+		mark = filepath.Join(b.dir, "registry")
+		if err := os.WriteFile(mark, head.Mark(disk), 0o644); err != nil {
+			return fmt.Errorf("mark the registry as blank: %w", err)
+		}
+	}
 	raw := b.out(".raw")
-	if err := buildDisk(ctx, b.tools, raw, disk, image.BuildID, layout(s.Disk, esp, slotPath)); err != nil {
+	if err := buildDisk(ctx, b.tools, raw, disk, image.BuildID, layout(s.Disk, esp, slotPath, mark)); err != nil {
 		return err
 	}
 	if slices.Contains(s.Outputs, imagespec.OutputRaw) {

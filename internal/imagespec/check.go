@@ -64,7 +64,7 @@ func (d *decoder) check(s *Spec) {
 	d.checkKeys(s)
 	d.checkUpdate(s)
 	d.checkServer(s)
-	d.oneOf("registry.policy", s.Registry.Policy, PolicyNone, PolicyTPM2, PolicyKeyfile)
+	d.checkRegistry(s)
 	if w := time.Duration(s.Boot.Watchdog); w != 0 && (w < 10*time.Second || w > maxWatchdog) {
 		d.bad("boot.watchdog", "the time has to cover the kernel's start and eos-init; 0 turns the watchdog off", "%s is not 0 and not from 10s to 1h", w)
 	}

@@ -37,7 +37,8 @@ const (
 	ActivateKexec  = "kexec"
 	ActivateReboot = "reboot"
 
-	PolicyNone    = "none"    // no registry is made
+	PolicyOff     = "off"     // no registry is made
+	PolicyNone    = "none"    // it is not encrypted
 	PolicyTPM2    = "tpm2"    // unlocked by a TPM 2.0
 	PolicyKeyfile = "keyfile" // unlocked by a key file on the ESP
 
@@ -182,7 +183,8 @@ type ServerImage struct {
 
 // Registry configures the data partition.
 type Registry struct {
-	Policy string `yaml:"policy"`
+	Policy  string `yaml:"policy"`
+	Journal bool   `yaml:"journal"` // the journal is kept in it
 }
 
 // Boot configures how long boot may take.
@@ -201,7 +203,7 @@ func Default() Spec {
 		Keys:     Keys{Sign: "image", Accept: []string{"image"}},
 		Update:   Update{Activate: ActivateKexec},
 		Server:   Server{Interval: Duration(time.Hour)},
-		Registry: Registry{Policy: PolicyNone},
+		Registry: Registry{Policy: PolicyOff},
 		Boot:     Boot{Watchdog: Duration(180 * time.Second), HealthTimeout: Duration(300 * time.Second)},
 		Outputs:  []string{OutputRaw, OutputZst},
 	}

@@ -76,16 +76,16 @@ var layers = [][]string{
 	{ // formats, pure logic, single tools and kernel interfaces
 		"internal/bootstate", "internal/chunk", "internal/detach", "internal/device", "internal/dm", "internal/esp",
 		"internal/fat", "internal/gpt", "internal/grub", "internal/imagespec", "internal/initramfs",
-		"internal/kexec", "internal/kmod", "internal/repository", "internal/s3store", "internal/sbom",
+		"internal/kexec", "internal/kmod", "internal/registry/head", "internal/repository", "internal/s3store", "internal/sbom",
 		"internal/slot", "internal/slotimage", "internal/squashfs", "internal/toolstree",
 		"internal/verity", "os",
 	},
 	{ // subjects: what a program is about
-		"internal/earlyboot", "internal/image", "internal/inspect", "internal/origin", "internal/serve", "internal/update",
+		"internal/earlyboot", "internal/image", "internal/inspect", "internal/origin", "internal/registry", "internal/serve", "internal/update",
 		"internal/vm",
 	},
 	{ // programs
-		"cmd/eos", "cmd/eos-init", "cmd/os-update", "cmd/os-update-daemon", "cmd/os-update-restricted",
+		"cmd/eos", "cmd/eos-init", "cmd/flake-registry", "cmd/os-update", "cmd/os-update-daemon", "cmd/os-update-restricted",
 	},
 }
 
