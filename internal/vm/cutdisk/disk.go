@@ -56,6 +56,7 @@ type Disk struct {
 	newest  map[int64]sector
 	frozen  bool
 
+	writes  int64
 	left    int64         // writes until the disk stops; 0: it does not
 	stopped chan struct{} // closed when it stops
 	resumed chan struct{} // closed when the power is cut; nil: not stopped
@@ -93,6 +94,19 @@ func New(base io.ReaderAt, size int64, dir string) (*Disk, error) {
 // Size returns the size in bytes.
 func (d *Disk) Size() int64 { return d.size }
 
+// Grow makes the disk larger; what is new are zeros. Nobody may be using it.
+func (d *Disk) Grow(size int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if size < d.size || size%SectorSize != 0 || d.frozen {
+		return fmt.Errorf("grow disk of %d bytes to %d: want a multiple of %d that is larger", d.size, size, SectorSize)
+	}
+	have := make([]uint64, (size/blockSize+64)/64+1)
+	copy(have, d.durable.have)
+	d.size, d.durable.have = size, have
+	return nil
+}
+
 // Close removes the disk's file. A disk that others are made of must live as long as they.
 func (d *Disk) Close() error {
 	return errors.Join(os.Remove(d.durable.f.Name()), d.durable.f.Close())
@@ -107,6 +121,13 @@ func (d *Disk) Freeze() error {
 	defer d.mu.Unlock()
 	d.frozen = true
 	return nil
+}
+
+// Writes returns how many writes there were, to choose one for [Disk.StopAt].
+func (d *Disk) Writes() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.writes
 }
 
 // StopAt makes the disk stop after n more writes: what comes then is neither worked off nor
@@ -205,6 +226,7 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	if d.frozen {
 		return 0, errors.New("write to a frozen disk")
 	}
+	d.writes++
 	d.queue = append(d.queue, w)
 	d.queued += int64(len(w.data))
 	for at := 0; at < len(w.data); at += SectorSize {
