@@ -80,13 +80,13 @@ func (p *firstBoot) measure(t *testing.T) {
 	settled(t, v)
 	wantRegistry(t, v)
 	p.writes = v.Disk().Writes() - before
-	one := identityOf(t, v)
+	one, key := identityOf(t, v), volumeKey(t, v)
 
 	// Another device of the same image shares nothing with it.
 	w := vmtest.Start(t, vmtest.Config{From: vmtest.Booted(t, p.keeperConfig(t)), Key: p.sshKey(t)})
 	w.WaitBoot(t)
 	two := identityOf(t, w)
-	if one.machine == two.machine || one.hostKey == two.hostKey || one.volumeKey == two.volumeKey {
+	if one.machine == two.machine || one.hostKey == two.hostKey || one.luks == two.luks || key == volumeKey(t, w) {
 		t.Errorf("two devices of one image:\n%v\n%v", one, two)
 	}
 	w.PowerCut(t)

@@ -92,17 +92,24 @@ func wantDegraded(t testing.TB, v *vmtest.VM, problem, hint string) *registry.St
 }
 
 // identity is what no two devices share.
-type identity struct{ machine, hostKey, volumeKey string }
+type identity struct{ machine, hostKey, luks string }
 
 func identityOf(t testing.TB, v *vmtest.VM) identity {
 	t.Helper()
 	return identity{
 		v.MustSSH(t, "cat /etc/machine-id"),
 		v.MustSSH(t, "ssh-keygen -lf /run/eos/ssh/ssh_host_ed25519_key"),
-		v.MustSSH(t, `set -e; d=$(sed -n 's/.*"registry": *"\([^"]*\)".*/\1/p' /run/eos/boot.json)
-			rm -f /run/vk; cryptsetup luksDump -q --dump-volume-key --volume-key-file /run/vk --token-only "$d" >/dev/null
-			sha256sum /run/vk; stat -c %s /run/vk`),
+		v.MustSSH(t, "cryptsetup luksUUID /dev/vda4"),
 	}
+}
+
+// volumeKey returns a hash of what the registry is encrypted with.
+func volumeKey(t testing.TB, v *vmtest.VM) string {
+	t.Helper()
+	return v.MustSSH(t, `set -e
+		flake-registry --recovery-key 2>/dev/null | tr -d '\n' | cryptsetup luksDump -q --dump-volume-key --volume-key-file /run/vk --key-file - /dev/vda4 >/dev/null
+		[ "$(stat -c %s /run/vk)" = 64 ]
+		sha256sum </run/vk`)
 }
 
 // flake runs flake-registry and wants an exit code and words.
@@ -293,5 +300,5 @@ func TestRegistry(t *testing.T) {
 }
 
 func (id identity) String() string {
-	return fmt.Sprintf("machine %s, host key %s, volume key %s", id.machine, id.hostKey, id.volumeKey)
+	return fmt.Sprintf("machine %s, host key %s, LUKS2 %s", id.machine, id.hostKey, id.luks)
 }
