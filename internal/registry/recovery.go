@@ -61,7 +61,11 @@ func (s *System) RecoveryKey(ctx context.Context, out, about io.Writer) error {
 	if s.Config.Policy == PolicyNone {
 		return errors.New("enrol recovery key: the registry is not encrypted")
 	}
-	c := command.Cmd{Argv: []string{"systemd-cryptenroll", "--recovery-key", "--wipe-slot=recovery"}, Stdout: out, Stderr: about}
+	c := command.Cmd{
+		Argv:   []string{"systemd-cryptenroll", "--recovery-key", "--wipe-slot=recovery"},
+		Env:    []string{"SYSTEMD_COLORS=16"}, // without colours there is no QR code
+		Stdout: out, Stderr: about,
+	}
 	if s.Config.Policy == PolicyKeyfile {
 		key, err := s.espKey()
 		if err != nil {

@@ -89,7 +89,7 @@ func (s *System) Status(ctx context.Context) *Status {
 	last, err := LoadStatus(StateFile)
 	var t *Trouble
 	switch {
-	case isMounted(builtinRoot) && isMounted(StorageDir):
+	case isMounted(builtinRoot) && isOpen():
 		t = failing(builtinRoot)
 	case err != nil:
 		t = &Trouble{"the registry was not started", "systemctl start registry-rw"}
@@ -102,6 +102,12 @@ func (s *System) Status(ctx context.Context) *Status {
 		s.notes = append(s.notes, last.Notes...)
 	}
 	return s.look(ctx, t)
+}
+
+// isOpen tells whether there is a registry where flakes have theirs, and not the lid of [closePlaces].
+func isOpen() bool {
+	var fs unix.Statfs_t
+	return isMounted(StorageDir) && unix.Statfs(StorageDir, &fs) == nil && fs.Type == unix.XFS_SUPER_MAGIC
 }
 
 // failing tells of a file system that the kernel has shut down.

@@ -174,12 +174,15 @@ func (d *Disk) check(n int, off int64) error {
 // ReadAt reads what was written last, durable or not.
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	want := len(p)
-	if off < 0 || off > d.size {
+	if off < 0 {
 		return 0, d.check(len(p), off)
 	}
-	p = p[:min(int64(len(p)), d.size-off)]
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if off >= d.size {
+		return 0, io.EOF // as a base of a disk that has grown
+	}
+	p = p[:min(int64(len(p)), d.size-off)]
 	if err := d.durable.read(p, off); err != nil {
 		return 0, err
 	}
