@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -140,18 +139,18 @@ func show(ctx context.Context, env *cli.Env, o *options, s *registry.System) err
 
 // recoveryKey shows the key on standard output, and what to do with it on standard error.
 func recoveryKey(ctx context.Context, env *cli.Env, o *options, s *registry.System) error {
-	var key bytes.Buffer
 	var about io.Writer = env.Stderr
 	if o.json {
 		about = io.Discard
 	}
-	if err := s.RecoveryKey(ctx, &key, about); err != nil {
+	key, err := s.RecoveryKey(ctx, about)
+	if err != nil {
 		return err
 	}
 	if o.json {
-		return cli.PrintJSON(env.Stdout, map[string]string{"recovery_key": strings.TrimSpace(key.String())})
+		return cli.PrintJSON(env.Stdout, map[string]string{"recovery_key": key})
 	}
-	_, err := env.Stdout.Write(key.Bytes())
+	_, err = fmt.Fprintln(env.Stdout, key)
 	return err
 }
 

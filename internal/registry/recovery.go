@@ -1,12 +1,14 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -55,21 +57,26 @@ func slotKinds(text []byte) ([]string, error) {
 	return slices.Compact(kinds), nil
 }
 
-// RecoveryKey enrols a new recovery key for the built-in registry, in place of an older one. The key
-// goes to out, alone on a line; what explains it, with a QR code, to about. It is not kept.
-func (s *System) RecoveryKey(ctx context.Context, out, about io.Writer) error {
+// recoveryForm is the form of systemd's recovery keys: 256 bits as eight groups of eight modhex digits,
+// see systemd-cryptenroll(1).
+var recoveryForm = regexp.MustCompile(`[cbdefghijklnrtuv]{8}(-[cbdefghijklnrtuv]{8}){7}`)
+
+// RecoveryKey enrols a new recovery key for the built-in registry, in place of an older one, and returns
+// it. What explains it, with the key as a QR code, goes to about. It is not kept.
+func (s *System) RecoveryKey(ctx context.Context, about io.Writer) (string, error) {
 	if s.Config.Policy == PolicyNone {
-		return errors.New("enrol recovery key: the registry is not encrypted")
+		return "", fmt.Errorf("enrol recovery key: %w: the registry is not encrypted", ErrRefused)
 	}
+	var out bytes.Buffer
 	c := command.Cmd{
 		Argv:   []string{"systemd-cryptenroll", "--recovery-key", "--wipe-slot=recovery"},
 		Env:    []string{"SYSTEMD_COLORS=16"}, // without colours there is no QR code
-		Stdout: out, Stderr: about,
+		Stdout: &out, Stderr: about,
 	}
 	if s.Config.Policy == PolicyKeyfile {
 		key, err := s.espKey()
 		if err != nil {
-			return err
+			return "", err
 		}
 		defer key.Close()
 		c.Argv, c.Files = append(c.Argv, "--unlock-key-file="+secretPath), []*os.File{key.f}
@@ -78,9 +85,17 @@ func (s *System) RecoveryKey(ctx context.Context, out, about io.Writer) error {
 	}
 	c.Argv = append(c.Argv, s.Device.Registry)
 	if err := run(ctx, c); err != nil {
-		return fmt.Errorf("enrol recovery key: %w", err)
+		return "", fmt.Errorf("enrol recovery key: %w", err)
 	}
-	return s.refreshCopy()
+	key := recoveryForm.FindString(out.String())
+	if key == "" {
+		return "", errors.New("enrol recovery key: systemd-cryptenroll has printed none")
+	}
+	// The key counts, also where its slot's copy does not get to the boot partition.
+	if err := s.refreshCopy(); err != nil {
+		s.note("keep a copy of the registry's header: %v", err)
+	}
+	return key, nil
 }
 
 // Unlock opens a registry that does not open by itself with a recovery key, and puts it in its place. With reseal
