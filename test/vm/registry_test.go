@@ -107,7 +107,8 @@ func identityOf(t testing.TB, v *vmtest.VM) identity {
 func volumeKey(t testing.TB, v *vmtest.VM) string {
 	t.Helper()
 	return v.MustSSH(t, `set -e
-		flake-registry --recovery-key 2>/dev/null | tr -d '\n' | cryptsetup luksDump -q --dump-volume-key --volume-key-file /run/vk --key-file - /dev/vda4 >/dev/null
+		key=$(flake-registry --recovery-key 2>/dev/null)
+		printf %s "$key" | cryptsetup luksDump -q --dump-volume-key --volume-key-file /run/vk --key-file - /dev/vda4 >/dev/null
 		[ "$(stat -c %s /run/vk)" = 64 ]
 		sha256sum </run/vk`)
 }
