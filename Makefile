@@ -8,7 +8,8 @@ MANDIR   ?= build/man
 
 export CGO_ENABLED := 0
 
-# What `make campaign` does: N power cuts at moments drawn from SEED, on MACHINES machines at a time.
+# What `make campaign` does: N power cuts each of updates and of first boots, at moments drawn from SEED, on MACHINES machines at a time.
+CUTS     ?= TestPowerCuts|TestFirstBootCuts
 N        ?= 50
 SEED     ?= 1
 MACHINES ?= 2
@@ -37,7 +38,7 @@ test: setup
 	EOS_TEST_VM=1 $(GO) test -count=1 -timeout 80m -v ./test/vm
 
 campaign: setup
-	EOS_TEST_VM=1 $(GO) test -count=1 -timeout 24h -v ./test/vm -run TestPowerCuts -cuts $(N) -seed $(SEED) -machines $(MACHINES)
+	EOS_TEST_VM=1 $(GO) test -count=1 -timeout 24h -v ./test/vm -run '$(CUTS)' -cuts $(N) -seed $(SEED) -machines $(MACHINES)
 
 bench: setup build
 	$(GO) run ./test/bench

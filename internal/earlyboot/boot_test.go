@@ -68,7 +68,7 @@ func TestSteps(t *testing.T) {
 		names = append(names, s.Name)
 	}
 	// Trust is made in this order; a change of it is a change of the design.
-	want := "mounts, command line, watchdog, modules, disk, slot, manifest, signature, build id, verity, root, report, switch root, init"
+	want := "mounts, command line, watchdog, modules, disk, slot, manifest, signature, build id, verity, root, machine id, report, switch root, init"
 	if got := strings.Join(names, ", "); got != want {
 		t.Errorf("Steps() = %s, want %s", got, want)
 	}

@@ -49,6 +49,7 @@ var generated = []struct{ dir, why string }{
 	{"/etc/os-update-daemon.conf", "is made from server:"},
 	{"/usr/share/eos/keys", "is made from keys:"},
 	{"/usr/share/eos/root.json", "is made from the keys directory"},
+	{"/usr/share/eos/registry.json", "is made from registry"},
 	{"/usr/lib/eos/uki.efi", "is made by the build"},
 	{"/usr/lib/eos/firmware", "is made by the build"},
 }

@@ -23,7 +23,7 @@ class: generic-x86_64
 version: 1.10
 arch: arm64
 debian: {suite: sid, mirror: "https://deb.example.org/debian"}
-packages: [systemd, openssh-server]
+packages: [systemd, openssh-server, dmsetup, xfsprogs]
 remove: {packages: [man-db], paths: [/usr/share/doc/**]}
 files:
   - {path: /etc/motd, content: "hello\n"}
@@ -43,7 +43,7 @@ disk: {slot: 1GiB, esp: 256MiB, registry: 65536KiB, slots: 2}
 squashfs: {level: 3}
 keys: {sign: k1, accept: [k1, other/k2.pub]}
 update: {server: "http://10.0.2.2:8080", name: box, activate: reboot}
-registry: {policy: tpm2}
+registry: {policy: none}
 boot: {watchdog: 0, health_timeout: 2m}
 dev: true
 outputs: [qcow2]
@@ -63,7 +63,7 @@ func TestFull(t *testing.T) {
 		File: "d.yaml", Profile: "AB",
 		Name: "eos", Class: "generic-x86_64", Version: "1.10", Arch: "arm64",
 		Debian:   imagespec.Debian{Suite: "sid", Mirror: "https://deb.example.org/debian"},
-		Packages: []string{"systemd", "openssh-server"},
+		Packages: []string{"systemd", "openssh-server", "dmsetup", "xfsprogs"},
 		Remove:   imagespec.Remove{Packages: []string{"man-db"}, Paths: []string{"/usr/share/doc/**"}},
 		Files: []imagespec.File{
 			{Path: "/etc/motd", Content: "hello\n", Mode: 0o644, Owner: "root", Group: "root"},
@@ -86,7 +86,7 @@ func TestFull(t *testing.T) {
 		Keys:     imagespec.Keys{Sign: "k1", Accept: []string{"k1", "other/k2.pub"}},
 		Update:   imagespec.Update{Server: "http://10.0.2.2:8080", Name: "box", Activate: "reboot"},
 		Server:   imagespec.Server{Interval: imagespec.Duration(time.Hour)},
-		Registry: imagespec.Registry{Policy: "tpm2"},
+		Registry: imagespec.Registry{Policy: "none"},
 		Boot:     imagespec.Boot{HealthTimeout: imagespec.Duration(2 * time.Minute)},
 		Dev:      true,
 		Outputs:  []string{"qcow2"},
