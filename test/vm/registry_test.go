@@ -137,7 +137,7 @@ const closed = `set -e
 	systemctl stop registry-rw registry-resize
 	for m in $(awk '$5 ~ "^(/var/lib/(eos|flakes|firecracker|containers/storage)|/var/tmp|/run/eos/registry)$" {print $5}' /proc/self/mountinfo | tac); do umount $m; done
 	rm -f /run/eos/registry.json /run/eos/registry.ok
-	cryptsetup close eos-registry
+	[ ! -e /dev/mapper/eos-registry ] || cryptsetup close eos-registry
 `
 
 // The life of a registry on one machine: recovery key, another disk, a full registry during an
@@ -297,6 +297,31 @@ func TestRegistry(t *testing.T) {
 			t.Errorf("identity: %+v, want %+v", now, me)
 		}
 	})
+
+	// The other policies, with this image's word for its own replaced and its partition blank again.
+	for _, policy := range []string{registry.PolicyKeyfile, registry.PolicyNone} {
+		t.Run("policy "+policy, func(t *testing.T) {
+			v.MustSSH(t, closed+`echo '{"policy":"`+policy+`"}' >/run/registry.json
+				mount --bind /run/registry.json /usr/share/eos/registry.json
+				{ printf 'EOS blank registry 1\ndisk %s\n' $(sed -n 's/.*"disk_guid": *"\([^"]*\)".*/\1/p' /run/eos/boot.json); cat /dev/zero; } |
+					dd of=/dev/vda4 bs=512 count=1 iflag=fullblock conv=fsync status=none`)
+			st := registryStatus(t, v)
+			if st.State != registry.StateOK || st.Encrypted != (policy == registry.PolicyKeyfile) {
+				t.Fatalf("registry = %+v", st)
+			}
+			v.MustSSH(t, "! test -e "+data+" && echo precious >"+data)
+			v.MustSSH(t, closed)
+			if st := registryStatus(t, v); st.State != registry.StateOK {
+				t.Fatalf("opened again: %+v", st)
+			}
+			wantData(t, v)
+			if policy == registry.PolicyKeyfile {
+				onESP(t, v, "rw", "dd if=/dev/zero of=EFI/eos/registry.key bs=512 count=1 conv=notrunc,fsync status=none")
+				v.MustSSH(t, closed)
+				wantDegraded(t, v, "lost the registry's key", "--unlock")
+			}
+		})
+	}
 	v.PowerOff(t)
 }
 
