@@ -2,9 +2,9 @@
 // ssh and watchdog configuration. They are laid into every image as they are;
 // what depends on the image description is written by package image.
 //
-// [Root] returns them, [Registry] those of an image with a registry, [UpdateServer] those that an
-// update server has besides. A folder named bin or libexec holds programs, all else
-// is plain; both belong to root. The package only returns embedded files.
+// [Root] returns them, [Registry] those of an image with a registry, [Podman] those of one with
+// podman, [UpdateServer] those that an update server has besides. A folder named bin or libexec
+// holds programs, all else is plain; both belong to root. The package only returns embedded files.
 package osfiles
 
 import (
@@ -12,7 +12,7 @@ import (
 	"io/fs"
 )
 
-//go:embed all:root all:registry all:update-server
+//go:embed all:root all:podman all:registry all:update-server
 var files embed.FS
 
 // Root returns the files; the folder at its top is the root of the image.
@@ -23,6 +23,9 @@ func Registry() fs.FS { return folder("registry") }
 
 // UpdateServer returns the files that make an image that of an update server.
 func UpdateServer() fs.FS { return folder("update-server") }
+
+// Podman returns the settings of an image that has podman.
+func Podman() fs.FS { return folder("podman") }
 
 func folder(name string) fs.FS {
 	sub, err := fs.Sub(files, name)

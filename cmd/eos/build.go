@@ -43,9 +43,12 @@ the image are SOURCE_DATE_EPOCH, or else that of the newest file in a package.
 
 Without --dev nobody can log in to the image but who the description names. With it, root
 has a login on the console and accepts the ssh key in ~/.ssh, or that of --ssh-key, and the
-one that eos ssh uses: ssh_ed25519 in the keys folder, which is made if it is not there.`,
+one that eos ssh uses: ssh_ed25519 in the keys folder, which is made if it is not there.
+
+A container description (kind: container) makes NAME.oci.tar, which podman load takes.`,
 		Example: `  eos build -f images/eos.yaml -o out
-  eos build -f images/minimal.yaml --profile Static --dev`,
+  eos build -f images/minimal.yaml --profile Static --dev
+  eos build -f images/basesystem.yaml`,
 		Args:        cobra.NoArgs,
 		Annotations: map[string]string{exitAnnotation: "4"},
 		RunE:        func(cmd *cobra.Command, _ []string) error { return runBuild(cmd, env, &o) },
@@ -77,6 +80,10 @@ one that eos ssh uses: ssh_ed25519 in the keys folder, which is made if it is no
 }
 
 func runBuild(cmd *cobra.Command, env *cli.Env, o *buildOptions) error {
+	// What is wrong with the file is said when it is read in full.
+	if text, err := os.ReadFile(o.file); err == nil && imagespec.KindOf(text) == imagespec.KindContainer {
+		return runBuildContainer(cmd, env, o)
+	}
 	spec, err := imagespec.Load(o.file, o.profile)
 	if err != nil {
 		return err
@@ -122,6 +129,37 @@ func runBuild(cmd *cobra.Command, env *cli.Env, o *buildOptions) error {
 	}
 	_, err = fmt.Fprintf(env.Stdout, "built %s %s, build id %s, in %s\n", spec.Name, spec.Version,
 		r.Manifest.BuildID[:16], time.Since(began).Round(100*time.Millisecond))
+	return err
+}
+
+// runBuildContainer builds what a container description says.
+func runBuildContainer(cmd *cobra.Command, env *cli.Env, o *buildOptions) error {
+	for _, name := range []string{"profile", "version", "ssh-key", "dev", "bin", "fresh"} {
+		if cmd.Flags().Changed(name) {
+			return cli.Refuse(cli.Usage, fmt.Errorf("--%s with a container description", name), "it is for images of a whole system")
+		}
+	}
+	spec, err := imagespec.LoadContainer(o.file)
+	if err != nil {
+		return err
+	}
+	if err := spec.Supported(); err != nil {
+		return cli.Refuse(cli.Refused, err, "")
+	}
+	began := time.Now()
+	out, err := image.BuildContainer(cmd.Context(), image.ContainerOptions{
+		Spec: spec, OutDir: o.outDir, Refresh: o.refresh, Progress: cli.NewProgress(env, o.json),
+	})
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return cli.PrintJSON(env.Stdout, struct {
+			Outputs []image.Output `json:"outputs"`
+		}{[]image.Output{out}})
+	}
+	fmt.Fprintf(env.Stdout, "%-9s %9s  %s\n", out.Kind, humanize.IBytes(uint64(out.Size)), out.Path)
+	_, err = fmt.Fprintf(env.Stdout, "built container %s in %s\n", spec.Name, time.Since(began).Round(100*time.Millisecond))
 	return err
 }
 

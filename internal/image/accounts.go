@@ -16,29 +16,42 @@ type accounts struct {
 }
 
 func (t *tree) readAccounts() (*accounts, error) {
+	a, err := t.readNames()
+	if err != nil {
+		return nil, err
+	}
+	return a, t.readTables(table{"/etc/shadow", 9, &a.shadow}, table{"/etc/gshadow", 4, &a.gshadow})
+}
+
+// readNames reads the tables without passwords: a small container has no others.
+func (t *tree) readNames() (*accounts, error) {
 	var a accounts
-	for _, table := range []struct {
-		path   string
-		fields int
-		rows   *[][]string
-	}{
-		{"/etc/passwd", 7, &a.passwd}, {"/etc/shadow", 9, &a.shadow},
-		{"/etc/group", 4, &a.group}, {"/etc/gshadow", 4, &a.gshadow},
-	} {
+	return &a, t.readTables(table{"/etc/passwd", 7, &a.passwd}, table{"/etc/group", 4, &a.group})
+}
+
+// table is a file of rows that are to be read.
+type table struct {
+	path   string
+	fields int
+	rows   *[][]string
+}
+
+func (t *tree) readTables(tables ...table) error {
+	for _, table := range tables {
 		text, err := t.read(table.path)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for line := range strings.Lines(string(text)) {
 			row := strings.Split(strings.TrimRight(line, "\n"), ":")
 			if len(row) != table.fields {
-				return nil, fmt.Errorf("read %s in the image: line %q has %d fields, want %d",
+				return fmt.Errorf("read %s in the image: line %q has %d fields, want %d",
 					table.path, row[0], len(row), table.fields)
 			}
 			*table.rows = append(*table.rows, row)
 		}
 	}
-	return &a, nil
+	return nil
 }
 
 func (a *accounts) store(t *tree) {

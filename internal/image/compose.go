@@ -47,6 +47,11 @@ func (t *tree) compose(in *inputs) error {
 			return err
 		}
 	}
+	if hasPodman(s) {
+		if err := t.layPodman(); err != nil {
+			return err
+		}
+	}
 	for p, data := range in.programs {
 		t.write(p, 0o755, data)
 	}
@@ -81,7 +86,7 @@ func (t *tree) compose(in *inputs) error {
 	if err := t.setUnits(in); err != nil {
 		return err
 	}
-	if err := t.addFiles(s); err != nil {
+	if err := t.addFiles(s.Files, s.SourcePath); err != nil {
 		return err
 	}
 	if server {
@@ -264,20 +269,21 @@ func (t *tree) setConsole(dev bool) error {
 	return nil
 }
 
-// addFiles writes the files of the description, last: they win.
-func (t *tree) addFiles(s *imagespec.Spec) error {
-	a, err := t.readAccounts()
+// addFiles writes the files of a description, last: they win. source returns where the
+// content of one is.
+func (t *tree) addFiles(files []imagespec.File, source func(imagespec.File) string) error {
+	a, err := t.readNames()
 	if err != nil {
 		return err
 	}
-	for _, f := range s.Files {
+	for _, f := range files {
 		if f.Link != "" {
 			t.symlink(f.Path, f.Link)
 			continue
 		}
 		data := []byte(f.Content)
 		if f.Source != "" {
-			if data, err = os.ReadFile(s.SourcePath(f)); err != nil {
+			if data, err = os.ReadFile(source(f)); err != nil {
 				return fmt.Errorf("add file %s: %w", f.Path, err)
 			}
 		}

@@ -40,6 +40,7 @@ import (
 	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/grub"
 	"github.com/OSInside/eos/internal/imagespec"
+	"github.com/OSInside/eos/internal/imagestore"
 	"github.com/OSInside/eos/internal/key"
 	"github.com/OSInside/eos/internal/slot"
 	"github.com/OSInside/eos/internal/slotimage"
@@ -73,7 +74,7 @@ type Result struct {
 
 // Output is a file that was built.
 type Output struct {
-	Kind string `json:"kind"` // slot, raw, zst, qcow2, sbom, manifest
+	Kind string `json:"kind"` // slot, raw, zst, qcow2, sbom, manifest; oci of a container
 	Path string `json:"path"`
 	Size int64  `json:"size"`
 }
@@ -112,6 +113,9 @@ type build struct {
 	result Result
 	began  time.Time
 	stage  string
+	layers imagestore.Layers // of containers; the root refers to them
+
+	containers []ReportContainer
 }
 
 // Build builds the image.
@@ -238,7 +242,7 @@ func (b *build) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.epoch, err = b.pickEpoch(archive, t); err != nil {
+	if b.epoch, err = pickEpoch(b.Epoch, archive, t); err != nil {
 		return err
 	}
 	k, modules, err := b.root(ctx, t)
@@ -246,6 +250,7 @@ func (b *build) run(ctx context.Context) error {
 		return err
 	}
 	defer modules.Close()
+	defer b.layers.Close()
 
 	b.mark("kernel image")
 	uki, report, err := k.build(ctx, b.tools, b.CacheDir, b.dir)
@@ -341,12 +346,10 @@ func (b *build) root(ctx context.Context, t *tree) (*kernel, *os.File, error) {
 		modules.Close()
 		return nil, nil, err
 	}
-	for _, p := range t.names() {
-		for _, pattern := range s.Remove.Paths {
-			if imagespec.Match(pattern, p) {
-				t.remove(p)
-			}
-		}
+	t.removePaths(s.Remove.Paths)
+	if err := b.addContainers(ctx, t); err != nil {
+		modules.Close()
+		return nil, nil, err
 	}
 	if err := b.addLoader(ctx, t); err != nil {
 		modules.Close()
@@ -416,10 +419,10 @@ func (b *build) encoder() (string, error) {
 	return "zstd-" + v, err
 }
 
-// pickEpoch returns the time that all files get.
-func (b *build) pickEpoch(archive *rootArchive, t *tree) (time.Time, error) {
-	if b.Epoch != 0 {
-		return time.Unix(b.Epoch, 0).UTC(), nil
+// pickEpoch returns the time that all files get: the one that is asked for, unless it is 0.
+func pickEpoch(want int64, archive *rootArchive, t *tree) (time.Time, error) {
+	if want != 0 {
+		return time.Unix(want, 0).UTC(), nil
 	}
 	if text := os.Getenv("SOURCE_DATE_EPOCH"); text != "" {
 		n, err := strconv.ParseInt(text, 10, 64)

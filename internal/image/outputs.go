@@ -95,6 +95,7 @@ type Report struct {
 	SlotSHA256   string              `json:"slot_sha256"`
 	Outputs      []Output            `json:"outputs"`
 	Packages     int                 `json:"packages"`
+	Containers   []ReportContainer   `json:"containers,omitempty"`
 	Timings      []Timing            `json:"timings"`
 }
 
@@ -133,7 +134,7 @@ func (b *build) reports(archive *rootArchive) error {
 		BuildID: m.BuildID, Epoch: b.epoch.Format(time.RFC3339), Suite: s.Debian.Suite, Dev: s.Dev,
 		SignedBy: b.signer.ID, Registry: s.Registry.Policy, Slots: s.Disk.Slots,
 		RootArchive: archive.SHA256, Initramfs: b.result.Initramfs, SlotManifest: m,
-		SlotSHA256: sum, Packages: len(packages), Timings: b.result.Timings,
+		SlotSHA256: sum, Packages: len(packages), Containers: b.containers, Timings: b.result.Timings,
 	}
 	for _, k := range b.in.accept {
 		r.Accepts = append(r.Accepts, k.ID)
@@ -154,13 +155,15 @@ func (b *build) reports(archive *rootArchive) error {
 	return nil
 }
 
-// kept is how many results of one kind stay in the cache.
-const kept = 6
+// kept is how many results of one kind stay in the cache. Container images have many layers.
+var kept = map[string]int{
+	"squashfs-": 6, "uki-": 6, "modules-": 6, "root-": 6, "layer-": 100, "image-": 50,
+}
 
 // prune removes the oldest results from the cache, and what an interrupted
 // build left. Losing one of them only costs time, so errors do not matter.
 func prune(cache string) {
-	for _, prefix := range []string{"squashfs-", "uki-", "modules-", "root-"} {
+	for prefix, most := range kept {
 		type entry struct {
 			path string
 			at   time.Time
@@ -174,7 +177,7 @@ func prune(cache string) {
 		}
 		slices.SortFunc(all, func(a, b entry) int { return b.at.Compare(a.at) })
 		for i, e := range all {
-			if i >= kept && time.Since(e.at) > time.Hour {
+			if i >= most && time.Since(e.at) > time.Hour {
 				os.Remove(e.path)
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/OSInside/eos/internal/imagespec"
 )
 
 const dpkgDir = "/var/lib/dpkg"
@@ -66,6 +68,17 @@ func (t *tree) removePackages(names []string, must bool) ([]string, error) {
 		delete(t.nodes, p)
 	}
 	return gone, nil
+}
+
+// removePaths takes out what patterns of a description match.
+func (t *tree) removePaths(patterns []string) {
+	for _, p := range t.names() {
+		for _, pattern := range patterns {
+			if imagespec.Match(pattern, p) {
+				t.remove(p)
+			}
+		}
+	}
 }
 
 // resolve follows the links at the top of a root that lead below /usr.

@@ -24,9 +24,9 @@ func squashOptions(level int, epoch int64) []string {
 	at := strconv.FormatInt(epoch, 10)
 	return []string{
 		"-comp", "zstd", "-Xcompression-level", strconv.Itoa(level), "-b", "131072",
-		"-reproducible", "-mkfs-time", at, "-all-time", at, "-xattrs",
+		"-reproducible", "-mkfs-time", at, "-xattrs",
 		// It does not take those of the root folder from the archive.
-		"-root-mode", "0755", "-root-uid", "0", "-root-gid", "0",
+		"-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-root-time", at,
 		"-no-progress", "-quiet",
 	}
 }

@@ -33,6 +33,7 @@ type node struct {
 	src    io.ReaderAt // content at [off, off+size)
 	off    int64
 	shared *node // a hard link: the node that holds the content
+	keep   bool  // has a time of its own, which clamp does not change
 }
 
 // content returns a reader of the node's content.
@@ -222,10 +223,13 @@ func (t *tree) checkWhole() error {
 }
 
 // clamp gives everything the same time. A root that is rebuilt changes only
-// where its content does, and no builder's clock shows in it.
+// where its content does, and no builder's clock shows in it. Files of container images
+// keep the times that are in their layers.
 func (t *tree) clamp(at time.Time) {
 	for _, n := range t.nodes {
-		n.mtime = at
+		if !n.keep {
+			n.mtime = at
+		}
 	}
 }
 

@@ -65,6 +65,7 @@ func (d *decoder) check(s *Spec) {
 	d.checkUpdate(s)
 	d.checkServer(s)
 	d.checkRegistry(s)
+	d.checkContainers(s)
 	if w := time.Duration(s.Boot.Watchdog); w != 0 && (w < 10*time.Second || w > maxWatchdog) {
 		d.bad("boot.watchdog", "the time has to cover the kernel's start and eos-init; 0 turns the watchdog off", "%s is not 0 and not from 10s to 1h", w)
 	}
@@ -92,6 +93,18 @@ func (d *decoder) checkIdentity(s *Spec) {
 			d.bad("version", fix, "%s", what)
 		}
 	}
+	d.checkDebian(s)
+	labels := strings.Split(s.Hostname, ".")
+	if d.set("hostname") && (len(s.Hostname) > 64 || !all(labels, hostLabel.MatchString)) {
+		d.bad("hostname", "want letters, digits and '-' in lower case, 64 at most", "%q is not a host name", s.Hostname)
+	}
+	if s.Squashfs.Level < 1 || s.Squashfs.Level > 22 {
+		d.bad("squashfs.level", "zstd has levels 1 (fast) to 22 (small)", "%d is not from 1 to 22", s.Squashfs.Level)
+	}
+}
+
+// checkDebian checks where packages come from.
+func (d *decoder) checkDebian(s *Spec) {
 	d.oneOf("arch", s.Arch, "amd64", "arm64")
 	d.match("debian.suite", s.Debian.Suite, suiteName, "want a name like trixie")
 	if m := s.Debian.Mirror; m != "" {
@@ -99,13 +112,6 @@ func (d *decoder) checkIdentity(s *Spec) {
 		if err != nil || !slices.Contains([]string{"http", "https", "file"}, u.Scheme) || u.User != nil || strings.ContainsAny(m, " \t\r\n\"'") {
 			d.bad("debian.mirror", "want an http, https or file URL without a password; leave it out to let mmdebstrap find one", "%q is not a mirror", m)
 		}
-	}
-	labels := strings.Split(s.Hostname, ".")
-	if d.set("hostname") && (len(s.Hostname) > 64 || !all(labels, hostLabel.MatchString)) {
-		d.bad("hostname", "want letters, digits and '-' in lower case, 64 at most", "%q is not a host name", s.Hostname)
-	}
-	if s.Squashfs.Level < 1 || s.Squashfs.Level > 22 {
-		d.bad("squashfs.level", "zstd has levels 1 (fast) to 22 (small)", "%d is not from 1 to 22", s.Squashfs.Level)
 	}
 }
 
@@ -122,7 +128,7 @@ func badVersion(v string) (what, fix string) {
 }
 
 func (d *decoder) checkPackages(s *Spec) {
-	if len(s.Packages) == 0 {
+	if len(s.Packages) == 0 && !d.container {
 		d.bad("packages", "an image needs at least systemd and a kernel", "is missing or empty")
 	}
 	for _, list := range []struct {

@@ -14,10 +14,11 @@ import (
 // value. That is how a profile overrides the description. It remembers the line of every
 // key it has seen.
 type decoder struct {
-	file     string
-	lines    map[string]int // by path: disk.esp, files[2].path
-	problems []*Problem
-	decoded  int // how many of problems were there before check
+	file      string
+	container bool           // the file describes a container
+	lines     map[string]int // by path: disk.esp, files[2].path
+	problems  []*Problem
+	decoded   int // how many of problems were there before check
 }
 
 // scalar is implemented by pointers to types with a text form of their own.

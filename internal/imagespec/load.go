@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -23,6 +24,24 @@ const maxDescription = 1 << 20
 // Load reads the description in file and applies profile to it ("" is AB). It also reads
 // the source files that the description names, to hash them.
 func Load(file, profile string) (*Spec, error) {
+	data, err := readDescription(file)
+	if err != nil {
+		return nil, err
+	}
+	s, d, err := parse(file, data, profile)
+	if err != nil {
+		return nil, err
+	}
+	d.loadSources(s.Files)
+	d.loadContainers(s)
+	if len(d.problems) > 0 {
+		return nil, join(d.problems)
+	}
+	return s, nil
+}
+
+// readDescription reads a description of any kind.
+func readDescription(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("open image description: %w", err)
@@ -32,24 +51,27 @@ func Load(file, profile string) (*Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read image description: %w", err)
 	}
-	s, d, err := parse(file, data, profile)
-	if err != nil {
-		return nil, err
-	}
-	for i := range s.Files {
-		f := &s.Files[i]
+	return data, nil
+}
+
+// loadSources sets the sums of source files.
+func (d *decoder) loadSources(files []File) {
+	for i := range files {
+		f := &files[i]
 		if f.Source == "" {
 			continue
 		}
-		if f.Sum, err = hashFile(s.SourcePath(*f)); err != nil {
+		var err error
+		if f.Sum, err = hashFile(beside(d.file, f.Source)); err != nil {
 			key := fmt.Sprintf("files[%d].source", i)
 			d.problem(d.line(key), key, "source is relative to the folder of the image description", "%v", err)
 		}
 	}
-	if len(d.problems) > 0 {
-		return nil, join(d.problems)
-	}
-	return s, nil
+}
+
+// beside returns the path of a file that a description names.
+func beside(file, name string) string {
+	return filepath.Join(filepath.Dir(file), filepath.FromSlash(name))
 }
 
 // Parse is [Load] for a description in memory; file is its name in errors. Source files

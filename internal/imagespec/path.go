@@ -38,13 +38,20 @@ func matchElems(pattern, name []string) bool {
 	return len(name) == len(pattern)
 }
 
-// generated are the places in an image that files: must not write to, and why.
-var generated = []struct{ dir, why string }{
+// A place is one that files: must not write to, and why.
+type place struct{ dir, why string }
+
+// mounted are such places in images and in containers.
+var mounted = []place{
 	{"/dev", "is mounted over when the system runs"},
 	{"/proc", "is mounted over when the system runs"},
 	{"/run", "is mounted over when the system runs"},
 	{"/sys", "is mounted over when the system runs"},
 	{"/tmp", "is mounted over when the system runs"},
+}
+
+// generated are such places in images.
+var generated = []place{
 	{"/etc/os-update.yml", "is made from update: and server:"},
 	{"/etc/os-update-daemon.conf", "is made from server:"},
 	{"/usr/share/eos/keys", "is made from keys:"},
@@ -52,6 +59,7 @@ var generated = []struct{ dir, why string }{
 	{"/usr/share/eos/registry.json", "is made from registry"},
 	{"/usr/lib/eos/uki.efi", "is made by the build"},
 	{"/usr/lib/eos/firmware", "is made by the build"},
+	{"/usr/lib/eos/containers", "is made from containers:"},
 }
 
 func (d *decoder) checkFiles(s *Spec) {
@@ -99,7 +107,11 @@ func (d *decoder) checkPlace(key, name string) {
 		d.bad(key, fix, "%q %s", name, what)
 		return
 	}
-	for _, g := range generated {
+	places := mounted
+	if !d.container {
+		places = slices.Concat(mounted, generated)
+	}
+	for _, g := range places {
 		if name == g.dir || strings.HasPrefix(name, g.dir+"/") {
 			d.bad(key, "", "%q: %s %s", name, g.dir, g.why)
 		}
@@ -107,9 +119,14 @@ func (d *decoder) checkPlace(key, name string) {
 }
 
 func (d *decoder) checkSource(key, name string) {
+	d.checkBelow(key, name, "file")
+}
+
+// checkBelow reports what is no path of a file or folder below that of the description.
+func (d *decoder) checkBelow(key, name, what string) {
 	if name == "" || strings.HasPrefix(name, "/") || strings.Contains(name, "\x00") ||
 		slices.Contains(strings.Split(name, "/"), "..") || path.Clean(name) == "." {
-		d.bad(key, "want a path relative to the folder of the image description, without ..", "%q is not a file below this folder", name)
+		d.bad(key, "want a path relative to the folder of the image description, without ..", "%q is not a %s below this folder", name, what)
 	}
 }
 

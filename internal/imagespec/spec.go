@@ -2,7 +2,8 @@
 // an OS image. docs/image-description.md is the reference for people who write them.
 //
 // [Load] reads a file and applies one of its profiles; [Parse] does the same for bytes,
-// without looking at any other file. Both report everything that is wrong, not only the
+// without looking at any other file. [LoadContainer] and [ParseContainer] are for container
+// descriptions, a smaller kind that [KindOf] tells apart. All report everything that is wrong, not only the
 // first: the error joins one [*Problem] per fault, each "file:line: key: what" with a hint.
 // Faults in profiles that were not asked for are reported too.
 //
@@ -20,7 +21,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -73,6 +73,10 @@ type Spec struct {
 	Boot     Boot     `yaml:"boot"`
 	Dev      bool     `yaml:"dev"` // the caller's ssh key and a console login are added
 	Outputs  []string `yaml:"outputs"`
+
+	// Container images of the read-only store. Left out where there are none, so that
+	// older descriptions keep their digest.
+	Containers []Container `yaml:"containers" json:",omitempty"`
 }
 
 // Debian says where packages come from.
@@ -237,9 +241,7 @@ func (s *Spec) SetVersion(v string) error {
 func (s *Spec) BaseName() string { return s.Name + "-" + s.Version }
 
 // SourcePath returns where the content of f comes from.
-func (s *Spec) SourcePath(f File) string {
-	return filepath.Join(filepath.Dir(s.File), filepath.FromSlash(f.Source))
-}
+func (s *Spec) SourcePath(f File) string { return beside(s.File, f.Source) }
 
 // Digest returns the SHA-256, in hexadecimal, of the description's canonical form: all
 // that influences the bytes of an image, the content of source files included. Where the

@@ -279,6 +279,9 @@ func (a *applying) dryRun(ctx context.Context, plan []slot.Step) (err error) {
 // activate starts the trial. Everything that can be found out before is found
 // out before; if the jump itself is refused, the trial is taken back.
 func (a *applying) activate(ctx context.Context, how slot.Activation) error {
+	if err := a.Machine.KeepContainers(ctx, a.note); err != nil {
+		return cli.Refuse(cli.Failure, err, "make room on the registry, or remove containers that are of no use any more; the image is written, and is started by the next run")
+	}
 	a.d.Server = a.Config.Server
 	// Verified: the write ended with reading everything back, or recheck did.
 	plan, err := a.d.PlanActivate(how, true)
@@ -334,3 +337,6 @@ func (a *applying) before() error {
 	}
 	return a.opts.Before(a.res)
 }
+
+// note passes a line on.
+func (u *Updater) note(line string) { u.Progress.Note("%s", line) }

@@ -346,8 +346,10 @@ type fakeMachine struct {
 	boots int
 	now   time.Time
 
-	loadErr, jumpErr, rebootErr error
-	failures                    []string
+	loadErr, jumpErr, rebootErr, keepErr error
+
+	kept     int // times containers were to be kept
+	failures []string
 
 	cmdline                  string // of the loaded kernel, empty for none
 	jumped, rebooted, forced bool
@@ -445,6 +447,11 @@ func (m *fakeMachine) LoadKernel(u *kexec.UKI, cmdline string) error {
 }
 
 func (m *fakeMachine) UnloadKernel() error { m.cmdline = ""; return nil }
+
+func (m *fakeMachine) KeepContainers(context.Context, func(string)) error {
+	m.kept++
+	return m.keepErr
+}
 
 func (m *fakeMachine) Jump(context.Context) error {
 	m.jumped = m.jumpErr == nil

@@ -31,6 +31,9 @@ type Machine interface {
 	// LoadKernel makes u the kernel that Jump starts; UnloadKernel undoes it.
 	LoadKernel(u *kexec.UKI, cmdline string) error
 	UnloadKernel() error
+	// KeepContainers copies what containers use of the running image to where they find it
+	// when another one runs. note is told what takes the time.
+	KeepContainers(ctx context.Context, note func(line string)) error
 	// Jump stops the services cleanly and starts the loaded kernel.
 	Jump(ctx context.Context) error
 	// Reboot restarts through the firmware, cleanly or, with force, at once.

@@ -33,6 +33,10 @@ func (u *Updater) Rollback(ctx context.Context, reboot bool) (*RollbackResult, e
 		if err != nil {
 			return s.explain(err)
 		}
+		// Whoever goes back has reasons: containers do not hold that up.
+		if err := u.Machine.KeepContainers(ctx, s.note); err != nil {
+			s.note(err.Error())
+		}
 		if err := s.do(ctx, plan); err != nil {
 			return fmt.Errorf("roll back: %w", err)
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/containerkeep"
 	"github.com/OSInside/eos/internal/detach"
 	"github.com/OSInside/eos/internal/device"
 	"github.com/OSInside/eos/internal/dm"
@@ -187,6 +188,12 @@ func (s *System) LoadKernel(u *kexec.UKI, cmdline string) error { return kexec.L
 
 // UnloadKernel takes it back.
 func (s *System) UnloadKernel() error { return kexec.Unload() }
+
+// KeepContainers does nothing where the image has no containers.
+func (s *System) KeepContainers(ctx context.Context, note func(string)) error {
+	_, err := containerkeep.Keep(ctx, containerkeep.Options{Note: note})
+	return err
+}
 
 // Jump asks the service manager to stop everything and start the loaded kernel.
 // It keeps the hardware watchdog armed across the jump (KExecWatchdogSec).

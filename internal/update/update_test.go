@@ -459,6 +459,21 @@ func TestKexecRefused(t *testing.T) {
 	}
 }
 
+// An update that would take away what containers stand on does not start.
+func TestContainersAreKept(t *testing.T) {
+	l := newLab(t)
+	l.publish("2")
+	l.machine.keepErr = errors.New("no space left")
+	_, err := l.u.Apply(t.Context(), ApplyOptions{})
+	if err == nil || !strings.Contains(err.Error(), "no space left") || l.machine.jumped || l.machine.kept != 1 {
+		t.Fatalf("Apply where containers cannot be kept: %v, jumped %v, want the error and no jump", err, l.machine.jumped)
+	}
+	l.machine.keepErr = nil
+	if res := l.apply(ApplyOptions{}); res.Outcome != OutcomeActivating || !l.machine.jumped || l.machine.kept != 2 {
+		t.Errorf("Apply after it: %s, jumped %v, want the jump", res.Outcome, l.machine.jumped)
+	}
+}
+
 func TestFlippedBitIsFoundBeforeActivation(t *testing.T) {
 	for _, at := range []int64{0, 4096, 899_000, 900_100, 905_000, 907_000, 915_000} {
 		l := newLab(t)

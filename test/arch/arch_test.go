@@ -71,12 +71,12 @@ func list(t *testing.T) []pkg {
 // belongs.
 var layers = [][]string{
 	{ // leaves: nothing of ours
-		"internal/cli", "internal/command", "internal/key",
+		"internal/cli", "internal/command", "internal/imagename", "internal/key",
 	},
 	{ // formats, pure logic, single tools and kernel interfaces
-		"internal/bootstate", "internal/chunk", "internal/detach", "internal/device", "internal/dm", "internal/esp",
-		"internal/fat", "internal/gpt", "internal/grub", "internal/imagespec", "internal/initramfs",
-		"internal/kexec", "internal/kmod", "internal/registry/head", "internal/repository", "internal/s3store", "internal/sbom",
+		"internal/bootstate", "internal/chunk", "internal/containerkeep", "internal/detach", "internal/device", "internal/dm", "internal/esp",
+		"internal/fat", "internal/gpt", "internal/grub", "internal/imagespec", "internal/imagestore", "internal/initramfs",
+		"internal/kexec", "internal/kmod", "internal/oci", "internal/registry/head", "internal/repository", "internal/s3store", "internal/sbom",
 		"internal/slot", "internal/slotimage", "internal/squashfs", "internal/toolstree",
 		"internal/verity", "os",
 	},
@@ -169,6 +169,7 @@ var forbidden = []struct {
 	{"internal/slot", []string{"net", "os/exec"}, "decisions are pure functions"},
 	{"internal/bootstate", []string{"net", "os/exec"}, "decisions are pure functions"},
 	{"internal/imagespec", []string{"net/http", "os/exec"}, "reading a description has no effects"},
+	{"internal/imagestore", []string{"net/http", "os/exec"}, "it lays out what others fetched"},
 }
 
 func TestForbiddenImports(t *testing.T) {

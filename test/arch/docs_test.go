@@ -66,6 +66,7 @@ func TestImageDescriptionIsDocumented(t *testing.T) {
 		}
 	}
 	check("", reflect.TypeFor[imagespec.Spec]())
+	check("", reflect.TypeFor[imagespec.ContainerSpec]())
 
 	d := imagespec.Default()
 	for key, value := range map[string]any{
@@ -89,11 +90,17 @@ var yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
 // The examples of the documentation are descriptions that work.
 func TestImageDescriptionExamples(t *testing.T) {
 	blocks := yamlBlock.FindAllStringSubmatch(read(t, "docs/image-description.md"), -1)
-	if len(blocks) != 2 {
-		t.Fatalf("docs/image-description.md has %d examples, want 2", len(blocks))
+	if len(blocks) != 4 {
+		t.Fatalf("docs/image-description.md has %d examples, want 4", len(blocks))
 	}
 	for _, b := range blocks {
 		text := b[1]
+		if imagespec.KindOf([]byte(text)) == imagespec.KindContainer {
+			if _, err := imagespec.ParseContainer("example", []byte(text)); err != nil {
+				t.Error(err)
+			}
+			continue
+		}
 		if !strings.HasPrefix(text, "name:") {
 			text = "name: a\nclass: b\nversion: 1\n" + text
 		}
@@ -121,6 +128,12 @@ func TestImages(t *testing.T) {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if imagespec.KindOf(data) == imagespec.KindContainer {
+			if _, err := imagespec.LoadContainer(path); err != nil {
+				t.Error(err)
+			}
+			continue
 		}
 		for _, profile := range imagespec.Profiles(data) {
 			if _, err := imagespec.Load(path, profile); err != nil {
