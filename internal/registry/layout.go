@@ -68,7 +68,11 @@ func makeFolders(root string, list []folder) error {
 
 // furnish makes a registry's folders, with the identity of the device in the built-in one.
 func (s *System) furnish(ctx context.Context, root string, builtin bool, machineID string) error {
-	if err := makeFolders(root, flakeFolders); err != nil || !builtin {
+	if err := makeFolders(root, flakeFolders); err != nil {
+		return err
+	}
+	// Where podman unpacks what it pulls; it does not make the folder.
+	if err := makeFolders(filepath.Join(root, "storage"), []folder{{"tmp", 0o700, ""}}); err != nil || !builtin {
 		return err
 	}
 	if err := makeFolders(root, s.ownFolders()); err != nil {
