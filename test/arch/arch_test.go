@@ -75,8 +75,8 @@ var layers = [][]string{
 	},
 	{ // formats, pure logic, single tools and kernel interfaces
 		"internal/bootstate", "internal/chunk", "internal/containerkeep", "internal/detach", "internal/device", "internal/dm", "internal/esp",
-		"internal/fat", "internal/gpt", "internal/grub", "internal/imagespec", "internal/imagestore", "internal/initramfs",
-		"internal/kexec", "internal/kmod", "internal/oci", "internal/registry/head", "internal/repository", "internal/s3store", "internal/sbom",
+		"internal/fat", "internal/flake", "internal/fleet", "internal/gpt", "internal/grub", "internal/imagespec", "internal/imagestore", "internal/initramfs",
+		"internal/kexec", "internal/kmod", "internal/oci", "internal/registry/head", "internal/registrystate", "internal/repository", "internal/s3store", "internal/sbom",
 		"internal/slot", "internal/slotimage", "internal/squashfs", "internal/toolstree",
 		"internal/verity", "os",
 	},
@@ -85,7 +85,8 @@ var layers = [][]string{
 		"internal/vm",
 	},
 	{ // programs
-		"cmd/eos", "cmd/eos-init", "cmd/flake-registry", "cmd/os-update", "cmd/os-update-daemon", "cmd/os-update-restricted",
+		"cmd/eos", "cmd/eos-init", "cmd/flake-registry", "cmd/fleet", "cmd/os-update", "cmd/os-update-daemon", "cmd/os-update-restricted",
+		"cmd/podman-pilot",
 	},
 }
 
