@@ -28,8 +28,8 @@ Options:
   --transient   make a key though there is no registry and the next restart loses it
   --json        print results as JSON
 
-Exit status: 0 done, 1 error, 2 usage, 3 there is no key, 4 refused (no registry, or by
-the server), 7 server unreachable.
+Exit status: 0 done, 1 error, 2 usage, 3 there is no key, 4 refused by the server,
+7 server unreachable, 11 there is no registry to keep a key in, 125 not started.
 
 Examples:
   fleet --enroll --send https://updates.example.com/enroll

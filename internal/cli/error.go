@@ -20,6 +20,7 @@ const (
 	Unreachable Code = 7   // network or server not reachable
 	Available   Code = 10  // --check found an update: neither success nor an error
 	Degraded    Code = 11  // there is no registry to work with
+	NotStarted  Code = 125 // a flake was not started: what is less is its application's
 	Interrupted Code = 130 // ended by a signal
 )
 
@@ -46,6 +47,8 @@ func (c Code) String() string {
 		return "update available"
 	case Degraded:
 		return "degraded"
+	case NotStarted:
+		return "not started"
 	case Interrupted:
 		return "interrupted"
 	}

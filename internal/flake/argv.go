@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/OSInside/eos/internal/registrystate"
@@ -13,7 +14,7 @@ import (
 // Podman is the program.
 const Podman = "/usr/bin/podman"
 
-// Where podman keeps what it has to write when there is no registry: in memory. Container
+// Where podman keeps what it writes for a flake that needs no registry: in memory. Container
 // images are read from the store in the image, so this holds little.
 const (
 	memoryStore = "/run/eos/flakes/storage"
@@ -35,19 +36,20 @@ var ErrNoRegistry = errors.New("the registry is not there")
 // Argv returns the command line that starts the flake. Podman's own exit status is then that
 // of the application; 125 and more are podman's.
 //
-// Without a registry only a flake starts that is part of the image and root's: podman then
-// writes to memory. All others have nothing to be started from.
+// A flake that is part of the image and root's needs no registry: without one, podman writes
+// to memory. One that is read-only has nothing to write, so this is how it is started always:
+// whatever is wrong with the registry, the device has its update key. All others have nothing
+// to be started from.
 func Argv(r *Registration, c *Call, s Situation) ([]string, error) {
 	if err := r.Supported(); err != nil {
 		return nil, err
 	}
 	argv := []string{Podman}
 	switch {
-	case s.Registry.OK:
-	case r.Shipped && r.Root():
+	case r.Shipped && r.Root() && (!s.Registry.OK || slices.Contains(r.Container.Runtime.Podman, "--read-only")):
 		argv = append(argv, "--root", memoryStore, "--runroot", memoryRun, "--storage-driver", "overlay",
-			"--storage-opt", "overlay.imagestore="+ImageStore)
-	default:
+			"--storage-opt", "additionalimagestore="+ImageStore)
+	case !s.Registry.OK:
 		return nil, fmt.Errorf("start flake %s: %w (%s)", r.Name, ErrNoRegistry, s.Registry.Reason)
 	}
 	argv = append(argv, "run", "--rm")

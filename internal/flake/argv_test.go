@@ -87,7 +87,11 @@ func TestArgv(t *testing.T) {
 	with := func(o ...string) func(*flake.Registration) {
 		return func(r *flake.Registration) { r.Container.Runtime.Podman = o }
 	}
-	const run = "/usr/bin/podman|run|--rm|--pull=missing|"
+	const (
+		run      = "/usr/bin/podman|run|--rm|--pull=missing|"
+		inMemory = "/usr/bin/podman|--root|/run/eos/flakes/storage|--runroot|/run/eos/flakes/run|--storage-driver|overlay|" +
+			"--storage-opt|additionalimagestore=/usr/lib/eos/containers|"
+	)
 	for _, c := range []struct {
 		name   string
 		r      *flake.Registration
@@ -107,8 +111,10 @@ func TestArgv(t *testing.T) {
 			run + "-v|/there:/x|--volume|name:/x|--entrypoint|/bin/app|img"},
 		{"shipped", flakeOf(shipped), "", atTerminal, "/usr/bin/podman|run|--rm|--pull=never|--interactive|--tty|--entrypoint|/bin/app|img"},
 		{"shipped, no registry", flakeOf(shipped), "", func(s *flake.Situation) { gone(s); atTerminal(s) },
-			"/usr/bin/podman|--root|/run/eos/flakes/storage|--runroot|/run/eos/flakes/run|--storage-driver|overlay|--storage-opt|overlay.imagestore=/usr/lib/eos/containers|" +
-				"run|--rm|--pull=never|--interactive|--tty|--entrypoint|/bin/app|img"},
+			inMemory + "run|--rm|--pull=never|--interactive|--tty|--entrypoint|/bin/app|img"},
+		{"shipped, read-only", flakeOf(func(r *flake.Registration) { shipped(r); with("--read-only")(r) }), "x", nil,
+			inMemory + "run|--rm|--pull=never|--read-only|--entrypoint|/bin/app|img|x"},
+		{"read-only", flakeOf(with("--read-only")), "", nil, run + "--read-only|--entrypoint|/bin/app|img"},
 	} {
 		if c.name == "plain" {
 			c.change = atTerminal

@@ -38,7 +38,7 @@ type Enrolment struct {
 func (d *Device) Enroll(ctx context.Context, o Options) (*Enrolment, error) {
 	lost := d.lost()
 	if lost != "" && !o.Transient {
-		return nil, cli.Refuse(cli.Refused, fmt.Errorf("make a key for this device: %s, the next restart would lose it", lost),
+		return nil, cli.Refuse(cli.Degraded, fmt.Errorf("make a key for this device: %s, the next restart would lose it", lost),
 			"flake-registry --status says what is wrong with the registry; --transient makes a key until then")
 	}
 	unlock, err := d.lock()

@@ -154,13 +154,13 @@ func TestEnroll(t *testing.T) {
 func TestEnrollWithoutARegistry(t *testing.T) {
 	for name, spoil := range map[string]func(*Device){
 		"no state": func(d *Device) { os.Remove(d.Registry) },
-		"degraded": func(d *Device) { put(t, d.Registry, `{"state": "degraded", "reason": "no TPM"}`) },
+		"degraded": func(d *Device) { put(t, d.Registry, `{"state": "degraded", "problem": "no TPM"}`) },
 		"memory":   func(d *Device) { d.volatile = func(string) bool { return true } },
 	} {
 		d := device(t)
 		spoil(d)
 		_, err := d.Enroll(t.Context(), Options{})
-		if codeOf(err) != cli.Refused || !strings.Contains(err.Error(), "the next restart would lose it") {
+		if codeOf(err) != cli.Degraded || !strings.Contains(err.Error(), "the next restart would lose it") {
 			t.Errorf("%s: Enroll = %v, want that it is refused", name, err)
 		}
 		if _, err := os.Stat(d.State); err == nil {

@@ -1,12 +1,12 @@
 // Package registrystate reads what flake-registry says about the registry, the writable
 // partition: whether there is a place for what has to outlive this boot.
 //
-// [Load] is the one call. The file is JSON, an object with the field "state", "ok" or
-// "degraded"; a field "reason" is for people, fields that are not known here are left alone.
-// A file that is not there or cannot be read as that is a registry that is not there: a
-// caller who is told "ok" may rely on it.
+// [Load] is the one call. The file is the JSON of registry.Status, of which "state" and
+// "problem" are looked at. A file that is not there, or cannot be read as that, is a registry
+// that is not there: a caller who is told that it is may rely on it.
 //
-// It mounts nothing, waits for nothing and writes nothing.
+// It mounts nothing, waits for nothing and writes nothing, and unlike package registry it
+// needs nothing that does.
 package registrystate
 
 import (
@@ -50,16 +50,16 @@ func Load(path string) State {
 // Parse reads the content of the file.
 func Parse(b []byte) State {
 	var v struct {
-		State  string `json:"state"`
-		Reason string `json:"reason"`
+		State   string `json:"state"`
+		Problem string `json:"problem"`
 	}
 	switch err := json.Unmarshal(b, &v); {
 	case err != nil:
 		return State{Reason: fmt.Sprintf("its state cannot be read: %v", err)}
 	case v.State == "ok":
 		return State{OK: true}
-	case v.Reason != "":
-		return State{Reason: v.Reason}
+	case v.Problem != "":
+		return State{Reason: v.Problem}
 	}
 	return State{Reason: fmt.Sprintf("its state is %q", v.State)}
 }

@@ -1,13 +1,31 @@
 package registrystate_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/OSInside/eos/internal/registry"
 	"github.com/OSInside/eos/internal/registrystate"
 )
+
+// What package registry writes is what is read here.
+func TestRegistryStatus(t *testing.T) {
+	for _, st := range []registry.Status{{State: registry.StateOK}, {State: registry.StateDegraded, Problem: "no TPM"}} {
+		text, err := json.Marshal(st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := registrystate.Parse(text), (registrystate.State{OK: st.State == registry.StateOK, Reason: st.Problem}); got != want {
+			t.Errorf("Parse(%s) = %+v, want %+v", text, got, want)
+		}
+	}
+	if registrystate.File != registry.StateFile {
+		t.Errorf("File is %s, the registry's %s", registrystate.File, registry.StateFile)
+	}
+}
 
 func TestParse(t *testing.T) {
 	for _, c := range []struct {
@@ -16,7 +34,7 @@ func TestParse(t *testing.T) {
 		reason string
 	}{
 		{`{"state": "ok", "device": "/dev/vda4"}`, true, ""},
-		{`{"state": "degraded", "reason": "no TPM"}`, false, "no TPM"},
+		{`{"state": "degraded", "problem": "no TPM"}`, false, "no TPM"},
 		{`{"state": "degraded"}`, false, `its state is "degraded"`},
 		{`{"state": "OK"}`, false, `its state is "OK"`},
 		{`{}`, false, `its state is ""`},
@@ -49,7 +67,7 @@ func TestLoad(t *testing.T) {
 
 // Whatever another program leaves there, only a whole object that says so is a registry.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{`{"state":"ok"}`, `{"state":"degraded","reason":"x"}`, `null`, `{"state":1}`, "\x00"} {
+	for _, s := range []string{`{"state":"ok"}`, `{"state":"degraded","problem":"x"}`, `null`, `{"state":1}`, "\x00"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

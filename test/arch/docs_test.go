@@ -30,7 +30,7 @@ func TestExitCodesAreDocumented(t *testing.T) {
 	}
 	codes := []cli.Code{
 		cli.OK, cli.Failure, cli.Usage, cli.Nothing, cli.Refused, cli.Locked, cli.Unverified,
-		cli.Unreachable, cli.Available, cli.Degraded, cli.Interrupted,
+		cli.Unreachable, cli.Available, cli.Degraded, cli.NotStarted, cli.Interrupted,
 	}
 	for _, c := range codes {
 		if got := documented[fmt.Sprint(int(c))]; got != c.String() {
