@@ -115,7 +115,8 @@ const Authorities = "/etc/ssl/certs/ca-certificates.crt"
 // Of the host the container has /run, where it puts the key, and the folder of the device's
 // own key, nothing else that it could write to. It is read-only and has no capability: root
 // in it owns the files it writes, and that is enough. The network is the host's, which needs
-// no setting up and is what --send is for.
+// no setting up and is what --send is for. It stays in the control group of whoever calls, so
+// it ends with that, and asks nothing of systemd.
 func Registration(authorities bool) ([]byte, error) {
 	volumes := []string{
 		"/run:/run",
@@ -128,7 +129,7 @@ func Registration(authorities bool) ([]byte, error) {
 	if authorities {
 		volumes = append(volumes, Authorities+":"+Authorities+":ro")
 	}
-	options := []string{"--read-only", "--network host", "--cap-drop all", "--security-opt no-new-privileges", "--log-driver none"}
+	options := []string{"--read-only", "--cgroups disabled", "--network host", "--cap-drop all", "--security-opt no-new-privileges", "--log-driver none"}
 	for _, v := range volumes {
 		options = append(options, "--volume "+v)
 	}
