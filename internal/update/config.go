@@ -35,7 +35,7 @@ type Config struct {
 	Class string `yaml:"class"`
 	// Activate is kexec or reboot. Empty: kexec.
 	Activate string `yaml:"activate"`
-	// PKey is the private key for ssh.
+	// PKey is the private key for ssh. [FleetKey] is brought when it is needed.
 	PKey string `yaml:"pkey"`
 	// CA is a PEM file with authorities for https, besides those of the system.
 	CA string `yaml:"ca"`

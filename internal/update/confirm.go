@@ -87,7 +87,7 @@ func (s *session) confirmers() []string {
 
 // ask fetches a repository's metadata, as the next check for updates will.
 func (s *session) ask(ctx context.Context, server string) error {
-	client, err := s.clientOf(server, "")
+	client, err := s.clientOf(ctx, server, "")
 	if err != nil {
 		return err
 	}

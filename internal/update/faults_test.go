@@ -236,7 +236,7 @@ func TestLimitRateReachesTheClient(t *testing.T) {
 	l.u.Config.LimitRate = 12345
 	s, err := l.u.open()
 	l.must(err)
-	c, err := s.client()
+	c, err := s.client(t.Context())
 	if err != nil || c.LimitRate != 12345 {
 		t.Errorf("client with a limit of 12345 bytes a second = %+v, %v", c, err)
 	}

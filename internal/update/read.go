@@ -51,7 +51,7 @@ func (u *Updater) readSession() *session {
 
 func (u *Updater) readHTTP(ctx context.Context, w io.Writer) error {
 	s := u.readSession()
-	client, err := s.client()
+	client, err := s.client(ctx)
 	if err != nil {
 		return err
 	}
@@ -158,6 +158,9 @@ func (u *Updater) stream(ctx context.Context, w io.Writer, m *slotimage.Manifest
 }
 
 func (u *Updater) readSSH(ctx context.Context, server Server, w io.Writer) (err error) {
+	if err := u.fetchKey(ctx); err != nil {
+		return err
+	}
 	spool, err := os.CreateTemp("", "os-update-read-*")
 	if err != nil {
 		return fmt.Errorf("make temporary file: %w", err)

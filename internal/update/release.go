@@ -65,15 +65,15 @@ func (s *session) want() (want, error) {
 }
 
 // client makes the client for the configured server.
-func (s *session) client() (*repository.Client, error) {
+func (s *session) client(ctx context.Context) (*repository.Client, error) {
 	cache := s.Trust.Cache
 	if cache != "" && os.MkdirAll(cache, 0o700) != nil {
 		cache = "" // it only saves bytes, and --read works for others than root
 	}
-	return s.clientOf(s.Config.Server, cache)
+	return s.clientOf(ctx, s.Config.Server, cache)
 }
 
-func (s *session) clientOf(address, cache string) (*repository.Client, error) {
+func (s *session) clientOf(ctx context.Context, address, cache string) (*repository.Client, error) {
 	if address == "" {
 		return nil, cli.Refuse(cli.Usage, errors.New("no update server is configured"), "set `server:` in "+ConfigFile+" or give --server")
 	}
@@ -83,6 +83,9 @@ func (s *session) clientOf(address, cache string) (*repository.Client, error) {
 	}
 	base, transport := server.URL, s.Trust.HTTP
 	if server.SSH != "" {
+		if err := s.fetchKey(ctx); err != nil {
+			return nil, err
+		}
 		_, host, _ := strings.Cut(server.SSH, "@")
 		base, transport = "http://"+host, sshHTTP(server, s.Config.PKey)
 	}
@@ -110,7 +113,7 @@ func (s *session) find(ctx context.Context, c Choice) (*release, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := s.client()
+	client, err := s.client(ctx)
 	if err != nil {
 		return nil, err
 	}

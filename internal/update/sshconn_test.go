@@ -11,9 +11,10 @@ import (
 	"github.com/OSInside/eos/internal/serve/restricted/sshdtest"
 )
 
-// TestOverSSH checks and applies an update through a real ssh from a real sshd, whose key can do
-// nothing else.
-func TestOverSSH(t *testing.T) {
+// sshLab is a lab whose server is a real sshd with a key that can do nothing else, and the file
+// that it logs to.
+func sshLab(t *testing.T) (*lab, *sshdtest.Server, string) {
+	t.Helper()
 	l := newLab(t)
 	l.publish("2")
 	bin := t.TempDir()
@@ -33,7 +34,12 @@ func TestOverSSH(t *testing.T) {
 	s := sshdtest.Start(t, filepath.Join(bin, "os-update-restricted")+" --repo "+l.repo+" --log "+log)
 	s.Client(t, s.KnownHosts)
 	l.u.Config = Config{Server: "ssh://" + sshdtest.User + "@127.0.0.1:" + s.Port, Name: "eos", PKey: s.Key}
+	return l, s, log
+}
 
+// TestOverSSH checks and applies an update through a real ssh.
+func TestOverSSH(t *testing.T) {
+	l, s, log := sshLab(t)
 	res, err := l.u.Check(t.Context(), Choice{})
 	l.must(err)
 	if !res.Update || res.Available.Version != "2" {

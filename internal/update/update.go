@@ -40,6 +40,7 @@ type Updater struct {
 	Progress cli.Progress        // never nil
 	Lock     string              // path of the lock file
 	Trust    Trust               // where repository metadata is anchored and cached
+	Fleet    Fleet               // what brings the key for ssh
 
 	// Fault, if set, is called before every step of a plan and between the
 	// parts of a long one; tests cut there. An error ends the operation.
