@@ -63,6 +63,7 @@ func (d *decoder) check(s *Spec) {
 	d.checkDisk(s)
 	d.checkKeys(s)
 	d.checkUpdate(s)
+	d.checkFleet(s)
 	d.checkServer(s)
 	d.checkRegistry(s)
 	d.checkContainers(s)

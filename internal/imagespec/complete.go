@@ -22,6 +22,9 @@ func (d *decoder) complete(s *Spec) {
 	if !d.set("update.name") {
 		s.Update.Name = s.Name
 	}
+	if s.Fleet.On() && !d.set("update.pkey") {
+		s.Update.PKey = FleetKey
+	}
 	for i := range s.Files {
 		f := &s.Files[i]
 		if !d.set(fmt.Sprintf("files[%d].mode", i)) {

@@ -34,6 +34,7 @@ func Load(file, profile string) (*Spec, error) {
 	}
 	d.loadSources(s.Files)
 	d.loadContainers(s)
+	d.loadFleet(s)
 	if len(d.problems) > 0 {
 		return nil, join(d.problems)
 	}

@@ -68,6 +68,7 @@ type Spec struct {
 	Squashfs Squashfs `yaml:"squashfs"`
 	Keys     Keys     `yaml:"keys"`
 	Update   Update   `yaml:"update"`
+	Fleet    Fleet    `yaml:"fleet"`
 	Server   Server   `yaml:"server"`
 	Registry Registry `yaml:"registry"`
 	Boot     Boot     `yaml:"boot"`
