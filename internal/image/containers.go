@@ -34,7 +34,10 @@ func (b *build) addContainers(ctx context.Context, t *tree) error {
 	if !hasPodman(b.Spec) {
 		return nil
 	}
-	var images []imagestore.Image
+	images, err := b.addFleet(t)
+	if err != nil {
+		return err
+	}
 	for _, c := range b.Spec.Containers {
 		img, err := b.container(ctx, c)
 		if err != nil {
@@ -50,7 +53,6 @@ func (b *build) addContainers(ctx context.Context, t *tree) error {
 		r.ID, r.Digest = id.Hex, digest.String()
 		b.containers = append(b.containers, r)
 	}
-	var err error
 	b.layers, err = imagestore.Write(storeTree{t}, b.CacheDir, images)
 	return err
 }

@@ -114,6 +114,7 @@ type build struct {
 	began  time.Time
 	stage  string
 	layers imagestore.Layers // of containers; the root refers to them
+	fleet  fleetParts
 
 	containers []ReportContainer
 }
@@ -199,6 +200,9 @@ func (b *build) prepare(ctx context.Context) error {
 		if b.in.programs["/usr/bin/"+name], err = b.program(name); err != nil {
 			return err
 		}
+	}
+	if err := b.loadFleet(); err != nil {
+		return err
 	}
 	b.in.spec, b.in.sshKeys = b.Spec, b.SSHKeys
 	if b.tools, err = toolstree.Open(ctx, b.Progress.Note); err != nil {
