@@ -3,8 +3,9 @@
 // what depends on the image description is written by package image.
 //
 // [Root] returns them, [Registry] those of an image with a registry, [Podman] those of one with
-// podman, [UpdateServer] those that an update server has besides. A folder named bin or libexec
-// holds programs, all else is plain; both belong to root. The package only returns embedded files.
+// podman, [Fleet] those of one with the command fleet, [UpdateServer] those that an update server
+// has besides. A folder named bin or libexec holds programs, all else is plain; both belong to
+// root. The package only returns embedded files.
 package osfiles
 
 import (
@@ -12,7 +13,7 @@ import (
 	"io/fs"
 )
 
-//go:embed all:root all:podman all:registry all:update-server
+//go:embed all:root all:fleet all:podman all:registry all:update-server
 var files embed.FS
 
 // Root returns the files; the folder at its top is the root of the image.
@@ -26,6 +27,9 @@ func UpdateServer() fs.FS { return folder("update-server") }
 
 // Podman returns the settings of an image that has podman.
 func Podman() fs.FS { return folder("podman") }
+
+// Fleet returns the files of an image that has the command fleet.
+func Fleet() fs.FS { return folder("fleet") }
 
 func folder(name string) fs.FS {
 	sub, err := fs.Sub(files, name)

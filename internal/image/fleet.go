@@ -10,6 +10,7 @@ import (
 	"github.com/OSInside/eos/internal/fleet/fleetimage"
 	"github.com/OSInside/eos/internal/imagespec"
 	"github.com/OSInside/eos/internal/imagestore"
+	osfiles "github.com/OSInside/eos/os"
 )
 
 // pilot is the program behind the commands of flakes.
@@ -61,6 +62,9 @@ func (t *tree) layFleet(s *imagespec.Spec) error {
 	}
 	t.write(flake.ShippedDir+"/"+fleetimage.Flake+".yaml", 0o644, text)
 	t.symlink("/usr/bin/"+fleetimage.Flake, pilot)
+	if err := t.lay(osfiles.Fleet()); err != nil {
+		return err
+	}
 	if s.Registry.Policy == imagespec.PolicyOff {
 		return nil
 	}
