@@ -123,7 +123,7 @@ func putDevice(t *testing.T, dir string) *fleet.Key {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limits := "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=20000:20000\"]\n[engine]\nevents_logger = \"none\"\n"
+	limits := "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=20000:20000\"]\n"
 	for name, data := range map[string][]byte{"store.tar": archive.Bytes(), "fleet.yaml": registration, "containers.conf": []byte(limits)} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			t.Fatal(err)

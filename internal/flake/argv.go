@@ -48,7 +48,7 @@ func Argv(r *Registration, c *Call, s Situation) ([]string, error) {
 	switch {
 	case r.Shipped && r.Root() && (!s.Registry.OK || slices.Contains(r.Container.Runtime.Podman, "--read-only")):
 		argv = append(argv, "--root", memoryStore, "--runroot", memoryRun, "--storage-driver", "overlay",
-			"--storage-opt", "additionalimagestore="+ImageStore)
+			"--storage-opt", "additionalimagestore="+ImageStore, "--events-backend", "none")
 	case !s.Registry.OK:
 		return nil, fmt.Errorf("start flake %s: %w (%s)", r.Name, ErrNoRegistry, s.Registry.Reason)
 	}

@@ -90,7 +90,7 @@ func TestArgv(t *testing.T) {
 	const (
 		run      = "/usr/bin/podman|run|--rm|--pull=missing|"
 		inMemory = "/usr/bin/podman|--root|/run/eos/flakes/storage|--runroot|/run/eos/flakes/run|--storage-driver|overlay|" +
-			"--storage-opt|additionalimagestore=/usr/lib/eos/containers|"
+			"--storage-opt|additionalimagestore=/usr/lib/eos/containers|--events-backend|none|"
 	)
 	for _, c := range []struct {
 		name   string

@@ -48,6 +48,21 @@ func (u *Updater) fetchKey(ctx context.Context) error {
 	return fleetError(file, err)
 }
 
+// lastSaid returns the last error of fleet, and its hint: podman may have a word after it. Where
+// fleet did not get to say anything, it is podman's last line.
+func lastSaid(text string) (said, hint string) {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		if said, ok := strings.CutPrefix(lines[i], "fleet: "); ok {
+			if i+1 < len(lines) && strings.HasPrefix(lines[i+1], "hint: ") {
+				hint = strings.TrimPrefix(lines[i+1], "hint: ")
+			}
+			return said, hint
+		}
+	}
+	return lines[len(lines)-1], ""
+}
+
 // fleetError puts into one line what fleet has said in two.
 func fleetError(file string, err error) error {
 	hint := "fleet --getkey shows more; pkey (--pkey) can name another key"
@@ -56,12 +71,10 @@ func fleetError(file string, err error) error {
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		hint = "build the image with fleet: in its description, or let pkey (--pkey) name another key"
 	case errors.As(err, &ce):
-		lines := strings.Split(strings.TrimSpace(ce.StderrTail), "\n")
-		if said, ok := strings.CutPrefix(lines[len(lines)-1], "hint: "); ok && len(lines) > 1 {
-			hint, lines = said, lines[:len(lines)-1]
-		}
-		if last := strings.TrimPrefix(lines[len(lines)-1], "fleet: "); last != "" {
-			err = fmt.Errorf("fleet ended with status %d: %s", ce.Status, last)
+		said, todo := lastSaid(ce.StderrTail)
+		hint = cmp.Or(todo, hint)
+		if said != "" {
+			err = fmt.Errorf("fleet ended with status %d: %s", ce.Status, said)
 		}
 	}
 	return cli.Refuse(cli.Failure, fmt.Errorf("get key %s: %w", file, err), hint)

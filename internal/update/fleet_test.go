@@ -36,6 +36,7 @@ func TestFetchKey(t *testing.T) {
 	}
 	for _, c := range []struct{ name, script, text, hint string }{
 		{"no key", "echo 'fleet: find a key: none' >&2; echo 'hint: fleet --enroll' >&2; exit 3", "fleet ended with status 3: find a key: none", "fleet --enroll"},
+		{"podman after it", "echo 'fleet: x' >&2; echo 'hint: y' >&2; echo 'time=now level=error' >&2; exit 1", "status 1: x", "y"},
 		{"podman", "echo 'Error: no space left' >&2; exit 125", "status 125: Error: no space left", "fleet --getkey shows more"},
 		{"silent", "exit 1", "exit status 1", "fleet --getkey shows more"},
 		{"only a hint", "echo 'hint: x' >&2; exit 1", "status 1: hint: x", ""},
