@@ -43,15 +43,15 @@ func (b *build) addContainers(ctx context.Context, t *tree) error {
 		if err != nil {
 			return cli.Refuse(cli.Failure, fmt.Errorf("add container image %s: %w", c.Name, err), containerHint(c))
 		}
-		r := ReportContainer{Names: append([]string{c.Name}, c.Aliases...)}
-		images = append(images, imagestore.Image{Names: r.Names, Image: img})
-		id, err1 := img.ConfigName()
-		digest, err2 := img.Digest()
+		images = append(images, imagestore.Image{Names: append([]string{c.Name}, c.Aliases...), Image: img})
+	}
+	for _, i := range images {
+		id, err1 := i.Image.ConfigName()
+		digest, err2 := i.Image.Digest()
 		if err := errors.Join(err1, err2); err != nil {
-			return fmt.Errorf("add container image %s: %w", c.Name, err)
+			return fmt.Errorf("add container image %s: %w", i.Names[0], err)
 		}
-		r.ID, r.Digest = id.Hex, digest.String()
-		b.containers = append(b.containers, r)
+		b.containers = append(b.containers, ReportContainer{Names: i.Names, ID: id.Hex, Digest: digest.String()})
 	}
 	b.layers, err = imagestore.Write(storeTree{t}, b.CacheDir, images)
 	return err
