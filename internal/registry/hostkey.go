@@ -62,7 +62,15 @@ func showHostKey() error {
 	if errors.Is(err, os.ErrExist) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// A copy of what is no secret: whoever sees /run need not see the registry.
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		return nil // sshd does not need it
+	}
+	return os.WriteFile(filepath.Join(sshRunDir, hostKey+".pub"), public, 0o644)
 }
 
 func syncFile(path string) error {

@@ -92,9 +92,30 @@ func TestFleetOverSSH(t *testing.T) {
 			t.Errorf("Check found %+v, fleet was called %d times, want an update and one call", res, calls())
 		}
 	}
+	// A key that the device has made itself, with what OpenSSH makes of its file.
+	dir := t.TempDir()
+	d := &fleet.Device{State: dir + "/state", Key: dir + "/id_fleet", Registry: dir + "/registry.json"}
+	l.must(os.WriteFile(d.Registry, []byte(`{"state": "ok"}`), 0o600))
+	own, err := d.Enroll(t.Context(), fleet.Options{})
+	l.must(err)
+	_, err = d.GetKey(t.Context())
+	l.must(err)
+	l.u.Fleet.Key, l.u.Config.PKey = d.Key, d.Key
+	_, err = l.u.Check(t.Context(), Choice{})
+	wantCode(t, "Check with a key that was not enrolled", err, cli.Unreachable, "Permission denied")
+	keys := filepath.Join(s.Dir, "authorized_keys")
+	line, err := os.ReadFile(keys)
+	l.must(err)
+	options, _, _ := strings.Cut(string(line), " ssh-ed25519 ")
+	l.must(os.WriteFile(keys, []byte(string(line)+options+" "+own.PublicKey+"\n"), 0o644))
+	res, err := l.u.Check(t.Context(), Choice{})
+	if err != nil || !res.Update {
+		t.Errorf("Check with the device's own key = %+v, %v, want an update", res, err)
+	}
+
 	bad, calls := fakeFleet(t, "echo 'fleet: no key' >&2; exit 3")
 	l.u.Fleet, l.u.Config.PKey = bad, bad.Key
-	_, err := l.u.Check(t.Context(), Choice{})
+	_, err = l.u.Check(t.Context(), Choice{})
 	wantCode(t, "Check without a key", err, cli.Failure, "get key")
 	if calls() != 1 {
 		t.Errorf("fleet was called %d times, want once", calls())
