@@ -60,8 +60,15 @@ func (t *tree) layFleet(s *imagespec.Spec) error {
 	if err != nil {
 		return err
 	}
-	t.write(flake.ShippedDir+"/"+fleetimage.Flake+".yaml", 0o644, text)
-	t.symlink("/usr/bin/"+fleetimage.Flake, pilot)
+	registration, command := flake.ShippedDir+"/"+fleetimage.Flake+".yaml", "/usr/bin/"+fleetimage.Flake
+	for _, p := range []string{registration, command} {
+		if t.get(p) != nil {
+			return cli.Refuse(cli.Failure, fmt.Errorf("add the command %s: the image has %s already", fleetimage.Flake, p),
+				"leave one of the two out: fleet, or what brings this file")
+		}
+	}
+	t.write(registration, 0o644, text)
+	t.symlink(command, pilot)
 	if err := t.lay(osfiles.Fleet()); err != nil {
 		return err
 	}

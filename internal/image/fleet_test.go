@@ -52,11 +52,9 @@ func fleetBuild(t *testing.T, settings string, key []byte) (*build, *tree, *note
 	if err := tr.compose(&b.in); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.addContainers(t.Context(), tr); err != nil {
-		t.Fatal(err)
-	}
+	err = b.addContainers(t.Context(), tr)
 	t.Cleanup(func() { b.layers.Close() })
-	return b, tr, n, nil
+	return b, tr, n, err
 }
 
 // sshKeygen makes a key as its users do.
@@ -152,6 +150,16 @@ func TestFleetWithoutASharedKey(t *testing.T) {
 	_, tr, _, err = fleetBuild(t, "", nil)
 	if err != nil || tr.get("/usr/bin/fleet") != nil || tr.get("/usr/bin/podman-pilot") != nil {
 		t.Errorf("an image without fleet: %v, and it has the command", err)
+	}
+}
+
+// What the build would write over is not lost without a word.
+func TestFleetIsInTheWay(t *testing.T) {
+	for _, path := range []string{"/usr/bin/fleet", "/usr/lib/eos/flakes/fleet.yaml"} {
+		_, _, _, err := fleetBuild(t, "fleet: {enroll: true}\nfiles: [{path: "+path+", content: mine}]\n", nil)
+		if err == nil || !strings.Contains(err.Error(), "the image has "+path+" already") {
+			t.Errorf("build with a file %s of its own = %v", path, err)
+		}
 	}
 }
 
