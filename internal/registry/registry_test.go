@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/registry/head"
+	"github.com/OSInside/eos/internal/registrystate"
 )
 
 // TestDecide goes through all facts there can be. What must hold whatever they are: only the builder's
@@ -93,6 +95,22 @@ func FuzzParseNote(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Other programs read the state through package registrystate.
+func TestStateIsRead(t *testing.T) {
+	for _, st := range []Status{{State: StateOK}, {State: StateDegraded, Problem: "why"}} {
+		b, err := json.Marshal(st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := registrystate.Parse(b); got.OK != (st.State == StateOK) || got.Reason != st.Problem {
+			t.Errorf("registrystate.Parse(%s) = %+v", b, got)
+		}
+	}
+	if registrystate.File != StateFile {
+		t.Errorf("registrystate reads %s, registry writes %s", registrystate.File, StateFile)
+	}
 }
 
 func TestSlotKinds(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/OSInside/eos/internal/dm"
 	"github.com/OSInside/eos/internal/esp"
 	"github.com/OSInside/eos/internal/kexec"
+	"github.com/OSInside/eos/internal/registrystate"
 	"github.com/OSInside/eos/internal/slotimage"
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,9 @@ const KernelFile = "/usr/lib/eos/uki.efi"
 
 // FirmwareDir is where an image keeps its boot loader.
 const FirmwareDir = "/usr/lib/eos/firmware"
+
+// registryConfig is there in images with a registry.
+const registryConfig = "/usr/share/eos/registry.json"
 
 // System is the device the program runs on.
 type System struct {
@@ -189,8 +193,12 @@ func (s *System) LoadKernel(u *kexec.UKI, cmdline string) error { return kexec.L
 // UnloadKernel takes it back.
 func (s *System) UnloadKernel() error { return kexec.Unload() }
 
-// KeepContainers does nothing where the image has no containers.
+// KeepContainers does nothing where the image has no containers, or the device no registry: what cannot
+// be seen cannot be kept, and an update may be what mends it.
 func (s *System) KeepContainers(ctx context.Context, note func(string)) error {
+	if _, err := os.Stat(registryConfig); err == nil && !registrystate.Load(registrystate.File).OK {
+		return nil
+	}
 	_, err := containerkeep.Keep(ctx, containerkeep.Options{Note: note})
 	return err
 }

@@ -15,6 +15,7 @@ import (
 var registryPackages = []any{
 	"cryptsetup-bin", "libqrencode4", "libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64", "libtss2-rc0t64",
 	"libtss2-tcti-device0t64", "systemd-cryptsetup", "xfsprogs",
+	"conmon", "crun", "netavark", "podman",
 }
 
 func addPackages(names ...any) edit {
@@ -36,7 +37,10 @@ WantedBy=multi-user.target
 
 // keeper has a registry that is sealed to the TPM.
 func (l *lab) keeper(t testing.TB, version string) *built {
+	l.writeBase(t)
 	return l.build(t, version, addPackages(registryPackages...), set("tpm2", "registry", "policy"), set(true, "registry", "journal"),
+		set([]any{map[string]any{"name": "basesystem", "build": "base-" + version + ".yaml"}}, "containers"),
+		set(map[string]any{"enroll": true, "key": "id_fleet"}, "fleet"),
 		set([]any{"test-hold.service"}, "units", "enable"),
 		set([]any{map[string]any{"name": "test-hold.service", "content": hold}}, "units", "add"))
 }
@@ -204,6 +208,8 @@ func TestRegistry(t *testing.T) {
 		}
 	})
 
+	t.Run("containers", func(t *testing.T) { offline(t, v) })
+
 	t.Run("update while full", func(t *testing.T) {
 		s := l.serve(t, l.publish(t, l.keeper(t, "3.1.0")))
 		v.MustSSH(t, `f=/var/tmp/fill; fallocate -l 4G $f 2>/dev/null; dd if=/dev/zero of=$f bs=1M conv=notrunc oflag=append status=none 2>/dev/null
@@ -220,6 +226,12 @@ func TestRegistry(t *testing.T) {
 		}
 		v.MustSSH(t, "rm /var/tmp/fill*")
 		wantState(t, v)
+		flake(t, v, 0, "", "--activate /dev/vda4")
+		wantData(t, v)
+		if got := base(t, v); got != "3.1.0" {
+			t.Errorf("basesystem after the update is that of %s", got)
+		}
+		v.MustSSH(t, "podman run --quiet --name keep --network none basesystem sh -c 'echo $(cat /version) >/kept'")
 	})
 
 	t.Run("rollback through the firmware", func(t *testing.T) {
@@ -231,6 +243,15 @@ func TestRegistry(t *testing.T) {
 		if now := identityOf(t, v); now != me {
 			t.Errorf("identity after the rollback: %+v, want %+v", now, me)
 		}
+		if got := base(t, v); got != "3.0.0" {
+			t.Errorf("basesystem after the rollback is that of %s", got)
+		}
+		v.MustSSH(t, "podman start --attach keep")
+		if got := v.MustSSH(t, "podman cp keep:/kept - | tar -xO"); got != "3.1.0" {
+			t.Errorf("the container of the other slot's basesystem has %q", got)
+		}
+		v.MustSSH(t, "podman rm keep >/dev/null && podman image prune --force >/dev/null")
+		flake(t, v, 0, "", "--activate /dev/vdb")
 	})
 
 	t.Run("another TPM", func(t *testing.T) {
@@ -257,6 +278,8 @@ func TestRegistry(t *testing.T) {
 		if string(now) != string(head) {
 			t.Error("the partition was written to")
 		}
+		// An update has to get through all the same.
+		v.MustSSH(t, "fleet --getkey && ssh-keygen -lf /run/id_fleet")
 		flake(t, v, 1, "recovery key", "--unlock <<<aaaaaaaa-bbbbbbbb")
 		wantDegraded(t, v, "another TPM", "--unlock")
 		flake(t, v, 0, "is open", "--unlock <<<"+recovery)
