@@ -58,6 +58,7 @@ else
 fi
 
 say "Two versions of a Debian 13 based image; the second has one more package and another greeting."
+cp images/basesystem.yaml "$dir/"
 sed 's/^version: .*/version: 1.0.0/' images/eos.yaml >"$dir/eos-1.yaml"
 # The second version, as an engineer would make it: raise the version, add a package and a file.
 sed -e 's/^version: .*/version: 2.0.0/' -e 's/^  - less$/  - less\n  - htop/' images/eos.yaml >"$dir/eos-2.yaml"
@@ -90,6 +91,11 @@ wait_for "version 1 is up and its boot is proved" 600 '^slot a .*committed.*good
 grep -a 'eos-init: slot' "$dir/machines/demo/serial.log" | tail -n 1 | sed 's/^/  /'
 run on os-update --status
 
+say "At this first boot the device has made its registry, encrypted and sealed to its TPM."
+run on flake-registry --status
+run on podman run --rm --network none basesystem cat /etc/debian_version
+on "echo kept in the registry >/var/lib/eos/demo"
+
 say "Is there an update? A few kilobytes of signed metadata say so."
 run on os-update --check --json --server "http://10.0.2.2:$port" || [ $? = 10 ] # 10: there is
 
@@ -102,6 +108,7 @@ printf '  (%d s)\n' $(($(date +%s) - t))
 wait_for "version 2 has proved itself and is committed" 600 '^default .*slot b'
 run on os-update --status
 run on cat /etc/motd
+run on cat /var/lib/eos/demo
 
 say "The proof: pull the plug, start from cold."
 run "$eos" stop --power-cut --name demo

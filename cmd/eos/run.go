@@ -17,10 +17,14 @@ import (
 type runOptions struct {
 	machineFlags
 	detach, fresh, json bool
+	diskGiven           bool
 	memory, disk        string
 	registry, accel     string
 	cpus, sshPort, lan  int
 }
+
+// defaultDisk leaves room for a registry; what is not written takes none.
+const defaultDisk = "8G"
 
 func newRunCommand(env *cli.Env) *cobra.Command {
 	var o runOptions
@@ -45,6 +49,7 @@ boot of this host, else the machine is emulated in software, which is some ten t
 		Args:        cobra.MaximumNArgs(1),
 		Annotations: map[string]string{exitAnnotation: "4,5,130"},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			o.diskGiven = cmd.Flags().Changed("disk")
 			return runMachine(cmd.Context(), env, o, args)
 		},
 	}
@@ -58,7 +63,7 @@ boot of this host, else the machine is emulated in software, which is some ten t
 	f.StringVar(&o.accel, "accel", "auto", "what executes the guest: `auto|kvm|tcg`")
 	f.IntVar(&o.sshPort, "ssh-port", 10022, "`port` of this host that leads to ssh, 0 for any that is free")
 	f.IntVar(&o.lan, "lan", 0, "`port` of a network with other machines of this host that have the same one; 0 for none")
-	f.StringVar(&o.disk, "disk", "", "`size` of the disk, for a disk larger than the image")
+	f.StringVar(&o.disk, "disk", defaultDisk, "`size` of the disk; a registry grows into what the image leaves of it")
 	f.StringVar(&o.registry, "registry-disk", "8G", "`size` of the second disk, 0 for none")
 	_ = c.RegisterFlagCompletionFunc("accel", cobra.FixedCompletions([]string{"auto", "kvm", "tcg"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("name", completeMachines(&o.machineFlags, env))
@@ -128,6 +133,9 @@ func runMachine(ctx context.Context, env *cli.Env, o runOptions, args []string) 
 	}
 	if c.Name == "" {
 		c.Name = vm.NameFor(c.Image)
+	}
+	if fi, err := os.Stat(c.Image); err == nil && !o.diskGiven && fi.Size() > c.DiskSize {
+		c.DiskSize = 0 // as large as the image
 	}
 	if err := equip(ctx, env, &host); err != nil {
 		return err
