@@ -331,6 +331,14 @@ func TestRegistry(t *testing.T) {
 		}
 	})
 
+	t.Run("partition gone", func(t *testing.T) {
+		v.MustSSH(t, closed+`cp /run/eos/boot.json /run/boot.json && sed -i 's/"registry": "[^"]*"/"registry": ""/' /run/eos/boot.json; systemctl start registry-rw`)
+		wantDegraded(t, v, "no partition p.spare", "partition table")
+		v.MustSSH(t, "cp /run/boot.json /run/eos/boot.json && flake-registry --start")
+		wantRegistry(t, v)
+		wantData(t, v)
+	})
+
 	// The other policies, with this image's word for its own replaced and its partition blank again.
 	for _, policy := range []string{registry.PolicyKeyfile, registry.PolicyNone} {
 		t.Run("policy "+policy, func(t *testing.T) {
