@@ -12,6 +12,7 @@ import (
 	"github.com/OSInside/eos/internal/bootstate"
 	"github.com/OSInside/eos/internal/esp"
 	"github.com/OSInside/eos/internal/gpt"
+	"github.com/OSInside/eos/internal/registry/head"
 	"github.com/OSInside/eos/internal/slot"
 )
 
@@ -49,6 +50,7 @@ func (i *inspector) disk(r io.ReaderAt) error {
 	if err := i.esp(r); err != nil {
 		return err
 	}
+	i.registry(r)
 	for _, s := range i.report.Slots {
 		// What an interrupted update left in a slot that counts as empty is as it
 		// should be; the report shows it all the same.
@@ -57,6 +59,21 @@ func (i *inspector) disk(r io.ReaderAt) error {
 		}
 	}
 	return nil
+}
+
+// registry says what the registry's partition begins with. That it is not known is no problem: an image
+// may have no use for it.
+func (i *inspector) registry(r io.ReaderAt) {
+	p, err := i.report.Table.ByName(registryName)
+	if err != nil {
+		return
+	}
+	b := make([]byte, head.Room)
+	if _, err := io.NewSectionReader(r, p.Start, p.Size).ReadAt(b, 0); err != nil {
+		i.problem("registry: %v", err)
+		return
+	}
+	i.report.Registry = head.Classify(b, i.report.Table.DiskGUID).String()
 }
 
 // esp inspects the EFI system partition.

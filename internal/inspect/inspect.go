@@ -37,6 +37,8 @@ const (
 	espName   = "p.UEFI"
 	slotAName = "p.lxreadonly"
 	slotBName = "p.lxrootclone1"
+
+	registryName = "p.spare"
 )
 
 // Kind says what was inspected.
@@ -57,6 +59,7 @@ type Report struct {
 	Table    *gpt.Table `json:"table,omitempty"`
 	Boot     *Boot      `json:"boot,omitempty"`
 	Slots    []Slot     `json:"slots"`
+	Registry string     `json:"registry,omitempty"` // what its partition begins with: blank, LUKS2, ...
 	Problems []string   `json:"problems,omitempty"`
 }
 

@@ -221,6 +221,9 @@ slot b (partition 3, 1.0 MiB)
   hash tree  every block is right
   kernel     none: EFI/eos/b.efi does not exist
 
+registry
+  nothing but zeros
+
 no problems found
 `
 

@@ -27,6 +27,9 @@ func (r *Report) Text(w io.Writer) error {
 	for i := range r.Slots {
 		r.Slots[i].text(&b)
 	}
+	if r.Registry != "" {
+		fmt.Fprintf(&b, "\nregistry\n  %s\n", r.Registry)
+	}
 	switch n := len(r.Problems); {
 	case n == 0 && r.Full:
 		b.WriteString("\nno problems found\n")
