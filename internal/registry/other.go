@@ -149,7 +149,7 @@ func mountsAt(dir string) []string {
 // open for the state of the device.
 func (s *System) Stop(ctx context.Context) error {
 	if err := leave(ctx); err != nil {
-		return err
+		return errors.Join(err, s.place(context.WithoutCancel(ctx)))
 	}
 	if err := closeOther(ctx); err != nil {
 		return err
@@ -183,10 +183,10 @@ func (s *System) Activate(ctx context.Context, dev string) error {
 	if err != nil {
 		s.note("%v", err)
 	}
-	if err := leave(ctx); err != nil {
-		return err
-	}
 	back := func(err error) error { return errors.Join(err, s.place(context.WithoutCancel(ctx))) }
+	if err := leave(ctx); err != nil {
+		return back(err)
+	}
 	if err := closeOther(ctx); err != nil {
 		return back(err)
 	}

@@ -31,9 +31,7 @@ func (s *System) Start(ctx context.Context) (*Status, error) {
 	if err := st.save(); err != nil {
 		return st, err
 	}
-	if t == nil {
-		s.remember()
-	}
+	s.remember(t == nil)
 	return st, nil
 }
 
@@ -161,26 +159,28 @@ func closePlaces() error {
 	return nil
 }
 
-// remember keeps what the next boot has to know, once this one has proved itself: that there was a
-// registry, and its header.
-func (s *System) remember() {
-	if err := s.refreshCopy(); err != nil {
-		s.note("keep a copy of the registry's header: %v", err)
+// remember keeps what the next boot has to know: the registry's header, and, of an image that is
+// committed, whether there was a registry. A trial is not held to what its elder could not do either.
+func (s *System) remember(worked bool) {
+	if worked {
+		if err := s.refreshCopy(); err != nil {
+			s.note("keep a copy of the registry's header: %v", err)
+		}
 	}
 	if trial, err := s.onTrial(); err != nil || trial {
 		return
 	}
 	n, err := s.readNote()
-	if err == nil && n.Worked {
+	if err == nil && n.Worked == worked {
 		return
 	}
-	n.Worked = true
+	n.Worked = worked
 	if err := s.writeNote(n); err != nil {
 		s.note("%v", err)
 	}
 }
 
-// refreshCopy makes the copy on the boot partition that of the header there is now.
+// refreshCopy makes the copy on the boot partition that of the header there is now, if that was changed.
 func (s *System) refreshCopy() error {
 	if s.Config.Policy == PolicyNone {
 		return nil
@@ -188,6 +188,17 @@ func (s *System) refreshCopy() error {
 	content, err := copyHead(s.Device.Registry)
 	if err != nil {
 		return err
+	}
+	kept, err := s.readCopy()
+	if err != nil {
+		return s.keepCopy(content) // there is none, or it is damaged
+	}
+	outdated, damaged := head.Outdated(content, kept)
+	if damaged {
+		return errors.New("the header differs from its copy, but was not changed: part of it may be damaged, the copy stays as it is")
+	}
+	if !outdated {
+		return nil
 	}
 	return s.keepCopy(content)
 }

@@ -3,6 +3,7 @@ package head
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 )
@@ -26,6 +27,30 @@ func MarshalCopy(head []byte) []byte {
 	copy(b[copy(b, copyMagic):], sum[:])
 	copy(b[aboutSize:], head)
 	return b
+}
+
+// Change counts the changes of a LUKS2 header: field seqid of the binary header, LUKS2 on-disk format
+// specification 1.1.3, 2.1. A damaged first header has none.
+func Change(content []byte) (uint64, bool) {
+	if len(content) < 24 || !isLUKS2(content, luksFirst) {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(content[16:]), true
+}
+
+// Outdated tells whether a copy is to be made anew from the header: when that was changed since. A
+// header that differs without having been changed is damaged somewhere, perhaps in a key slot that
+// was not needed now; then the copy is the good one.
+func Outdated(header, kept []byte) (outdated, damaged bool) {
+	if bytes.Equal(header, kept) {
+		return false, false
+	}
+	now, ok := Change(header)
+	then, had := Change(kept)
+	if ok && (!had || now > then) {
+		return true, false
+	}
+	return false, true
 }
 
 // ParseCopy returns the head in a copy.

@@ -69,6 +69,31 @@ func TestCopy(t *testing.T) {
 	}
 }
 
+func TestOutdated(t *testing.T) {
+	header := func(change, slot byte) []byte {
+		b := make([]byte, head.Size)
+		copy(b, "LUKS\xba\xbe\x00\x02")
+		b[23], b[40000] = change, slot
+		return b
+	}
+	zeros := make([]byte, head.Size)
+	for name, c := range map[string]struct {
+		header, kept      []byte
+		outdated, damaged bool
+	}{
+		"the same":                      {header(3, 1), header(3, 1), false, false},
+		"a slot was added":              {header(4, 2), header(3, 1), true, false},
+		"a slot has other bytes":        {header(3, 2), header(3, 1), false, true},
+		"an older header came back":     {header(2, 0), header(3, 1), false, true},
+		"the first header is gone":      {zeros, header(3, 1), false, true},
+		"the copy is that of no header": {header(3, 1), zeros, true, false},
+	} {
+		if o, d := head.Outdated(c.header, c.kept); o != c.outdated || d != c.damaged {
+			t.Errorf("%s: outdated %v, damaged %v, want %v, %v", name, o, d, c.outdated, c.damaged)
+		}
+	}
+}
+
 // FuzzClassify: only the exact mark is blank, whatever lies on a disk.
 func FuzzClassify(f *testing.F) {
 	f.Add(head.Mark(disk))
