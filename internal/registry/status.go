@@ -38,7 +38,7 @@ type Status struct {
 	Size      int64     `json:"size"`
 	Free      int64     `json:"free"`
 	MachineID string    `json:"machine_id"`
-	Copy      string    `json:"header_copy,omitempty"` // current, outdated, missing or damaged
+	Copy      string    `json:"header_copy,omitempty"` // current, or what is wrong with it
 	Notes     []string  `json:"notes,omitempty"`
 	Time      time.Time `json:"time"`
 }
@@ -155,8 +155,14 @@ func (s *System) copyState() string {
 		return "damaged"
 	}
 	content, err := copyHead(s.Device.Registry)
-	if err == nil && string(content) != string(kept) {
+	if err != nil {
+		return "not compared"
+	}
+	switch outdated, differs := head.Outdated(content, kept); {
+	case outdated:
 		return "outdated"
+	case differs:
+		return "differs, and the header was not changed: part of it may be damaged"
 	}
 	return "current"
 }
