@@ -454,8 +454,8 @@ func checkReport(t *testing.T, console string) {
 	if wantText, _ := json.Marshal(want); !bytes.Equal(got, wantText) {
 		t.Errorf("boot.json = %s, want %s", got, wantText)
 	}
-	if len(d.Timings) != 12 || d.Timings[0].Step != "kernel" || d.Timings[0].MS == 0 || d.Timings[5].Step != "disk" {
-		t.Errorf("boot.json timings = %+v, want the kernel and the 11 steps up to the root's mount", d.Timings)
+	if len(d.Timings) != 13 || d.Timings[0].Step != "kernel" || d.Timings[0].MS == 0 || d.Timings[5].Step != "disk" {
+		t.Errorf("boot.json timings = %+v, want the kernel and the 12 steps up to the machine id", d.Timings)
 	}
 }
 
