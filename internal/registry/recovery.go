@@ -187,6 +187,7 @@ func (s *System) startWhole(ctx context.Context) error {
 	if t := st.Trouble(); t != nil {
 		return t
 	}
+	s.remember(true)
 	return nil
 }
 
@@ -208,7 +209,8 @@ func (s *System) Confirm(ctx context.Context) error {
 	return nil
 }
 
-// Grow grows the built-in registry into what its disk has become.
+// Grow grows the built-in registry into what its disk has become. It also keeps what the next boot has to
+// know of a registry that works; nobody waits for it.
 func (s *System) Grow(ctx context.Context) error {
 	id, err := MachineID()
 	if err != nil {
@@ -224,5 +226,9 @@ func (s *System) Grow(ctx context.Context) error {
 	if err := s.growContent(ctx, err == nil); err != nil {
 		return err
 	}
-	return s.look(ctx, nil).save()
+	s.remember(true)
+	if last, err := LoadStatus(StateFile); err == nil {
+		s.recall(last)
+	}
+	return s.glance(nil).save()
 }

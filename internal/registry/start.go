@@ -27,11 +27,13 @@ func (s *System) Start(ctx context.Context) (*Status, error) {
 			s.note("%v", err)
 		}
 	}
-	st := s.look(ctx, t)
+	st := s.glance(t)
 	if err := st.save(); err != nil {
 		return st, err
 	}
-	s.remember(t == nil)
+	if t != nil {
+		s.remember(false)
+	}
 	return st, nil
 }
 
@@ -56,7 +58,7 @@ func (s *System) start(ctx context.Context) (*Trouble, error) {
 		if f.Size, err = sizeOf(s.Device.Registry); err != nil {
 			return nil, err
 		}
-		f.Copy = s.hasCopy()
+		f.Copy = (f.Kind == head.Unknown || f.Kind == head.Empty) && s.hasCopy()
 	}
 	action, trouble := Decide(f)
 	dev := s.Device.Registry

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -99,7 +100,7 @@ func (s *System) Status(ctx context.Context) *Status {
 		t = &Trouble{"the registry was stopped", "flake-registry --start brings it back"}
 	}
 	if last != nil {
-		s.notes = append(s.notes, last.Notes...)
+		s.recall(last)
 	}
 	return s.look(ctx, t)
 }
@@ -118,9 +119,9 @@ func failing(root string) *Trouble {
 	return nil
 }
 
-// look fills a status in.
-func (s *System) look(ctx context.Context, t *Trouble) *Status {
-	st := &Status{State: StateOK, Policy: s.Config.Policy, Device: s.Device.Registry, Notes: s.notes, Time: time.Now().UTC().Truncate(time.Second)}
+// glance fills in what is known without asking any program: sshd waits for a boot's Start.
+func (s *System) glance(t *Trouble) *Status {
+	st := &Status{State: StateOK, Policy: s.Config.Policy, Device: s.Device.Registry, Notes: slices.Clone(s.notes), Time: time.Now().UTC().Truncate(time.Second)}
 	if t != nil {
 		st.State, st.Problem, st.ToDo = StateDegraded, t.Problem, t.ToDo
 	}
@@ -128,19 +129,33 @@ func (s *System) look(ctx context.Context, t *Trouble) *Status {
 	if s.Device.Registry != "" {
 		kind, err := s.classify(s.Device.Registry)
 		st.Encrypted = err == nil && kind == head.LUKS
-		if st.Encrypted {
-			st.UUID = s.builtinUUID(ctx)
-			st.Slots = keySlots(ctx, s.Device.Registry)
-			st.Copy = s.copyState()
-		}
 	}
 	st.Active = active()
 	var fs unix.Statfs_t
 	if t == nil && unix.Statfs(StorageDir, &fs) == nil {
 		st.Size, st.Free = int64(fs.Blocks)*fs.Bsize, int64(fs.Bavail)*fs.Bsize
 		if st.Free < 1<<20 {
-			st.Notes = append(st.Notes, "the registry is full: remove images and containers (podman system prune), or use a larger disk (--setup, --activate)")
+			st.Notes = append(st.Notes, fullNote)
 		}
+	}
+	return st
+}
+
+const fullNote = "the registry is full: remove images and containers (podman system prune), or use a larger disk (--setup, --activate)"
+
+// recall takes over what the last Start noted, but for what is looked at anew.
+func (s *System) recall(last *Status) {
+	old := slices.DeleteFunc(slices.Clone(last.Notes), func(n string) bool { return n == fullNote })
+	s.notes = append(old, s.notes...)
+}
+
+// look fills in all of a status.
+func (s *System) look(ctx context.Context, t *Trouble) *Status {
+	st := s.glance(t)
+	if st.Encrypted {
+		st.UUID = s.builtinUUID(ctx)
+		st.Slots = keySlots(ctx, s.Device.Registry)
+		st.Copy = s.copyState()
 	}
 	return st
 }

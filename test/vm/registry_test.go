@@ -295,6 +295,9 @@ func TestRegistry(t *testing.T) {
 		v.Boot(t)
 		v.WaitBoot(t)
 		st := wantRegistry(t, v)
+		if !strings.Contains(strings.Join(st.Notes, "\n"), "activated cannot be used, the built-in one is: find registry: no device with the UUID") {
+			t.Errorf("notes without the other disk: %q", st.Notes)
+		}
 		if st.Size < first.Size+900<<20 || st.Active != "built-in" {
 			t.Errorf("registry on a larger disk = %+v, was %d bytes", st, first.Size)
 		}
