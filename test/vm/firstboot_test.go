@@ -111,14 +111,16 @@ func (p *firstBoot) life(t *testing.T, n int64) {
 			at = 1 + rnd.Int64N(20) // the registry is made; this boot only opens it
 		}
 		stopped := v.Disk().StopAt(at)
+		enough := 30 * time.Second // this boot may have fewer to make
 		if cut == 0 {
 			p.letGo(t, v)
 		} else {
 			v.Boot(t)
+			enough += 40 * time.Second
 		}
 		select {
 		case <-stopped:
-		case <-time.After(vmtest.Slow(90 * time.Second)): // this boot had fewer to make
+		case <-time.After(vmtest.Slow(enough)):
 		}
 		v.PowerCut(t)
 		if !bytes.Equal(fatOf(t, v), p.fat) {
