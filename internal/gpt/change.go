@@ -62,14 +62,18 @@ func grow(r io.ReaderAt, size int64, c Change) ([]Write, error) {
 		}
 	}
 	d := disk{int64(t.SectorSize), size / int64(t.SectorSize)}
-	old, err := rawCopy(r, d, t.Backup)
+	backupAt, lba := d.sectors-1, int64(1)
+	if t.Backup {
+		lba = backupAt
+	}
+	old, err := rawCopy(r, d, lba)
 	if err != nil {
 		return nil, err
 	}
 	end, lastUsable := room(d, old, c.Align)
 	end = max(end, p.Start+p.Size) // never smaller
 	entries := slices.Clone(old.entries)
-	entry := entries[int64(p.Number-1)*old.size:][:old.size]
+	entry := entries[int64(p.Number-1)*old.header.size:][:old.header.size]
 	if c.GUID != "" {
 		b, err := guidBytes(c.GUID)
 		if err != nil {
@@ -78,12 +82,12 @@ func grow(r io.ReaderAt, size int64, c Change) ([]Write, error) {
 		copy(entry[16:32], b)
 	}
 	binary.LittleEndian.PutUint64(entry[40:], uint64(end/d.sector-1))
-	backupAt := d.sectors - 1
-	if bytes.Equal(entries, old.entries) && !t.Backup && old.alternate == backupAt {
+	alternate := int64(binary.LittleEndian.Uint64(old.sector[32:]))
+	if bytes.Equal(entries, old.entries) && !t.Backup && alternate == backupAt {
 		return nil, nil
 	}
 	entrySectors := (int64(len(entries)) + d.sector - 1) / d.sector
-	entriesAt := old.entriesAt / d.sector // of the first copy
+	entriesAt := old.header.entriesAt / d.sector // of the first copy
 	if t.Backup {
 		entriesAt = 2
 	}
@@ -91,7 +95,7 @@ func grow(r io.ReaderAt, size int64, c Change) ([]Write, error) {
 	copy(padded, entries)
 	sum := crc32.ChecksumIEEE(entries)
 	header := func(own, other, entriesAt int64) []byte {
-		b := slices.Clone(old.header)
+		b := slices.Clone(old.sector)
 		le := binary.LittleEndian
 		le.PutUint64(b[24:], uint64(own))
 		le.PutUint64(b[32:], uint64(other))
@@ -115,35 +119,6 @@ func grow(r io.ReaderAt, size int64, c Change) ([]Write, error) {
 		writes = append(writes[2:], writes[:2]...)
 	}
 	return writes, nil
-}
-
-// raw is a copy of the table as it lies on the disk.
-type raw struct {
-	header    []byte // a whole sector
-	entries   []byte
-	size      int64 // of an entry
-	entriesAt int64 // bytes
-	alternate int64 // sector of the other copy
-}
-
-func rawCopy(r io.ReaderAt, d disk, backup bool) (*raw, error) {
-	lba := int64(1)
-	if backup {
-		lba = d.sectors - 1
-	}
-	b := make([]byte, d.sector)
-	if err := readFull(r, b, lba*d.sector); err != nil {
-		return nil, err
-	}
-	h, err := parseHeader(b, d, lba)
-	if err != nil {
-		return nil, err
-	}
-	entries := make([]byte, h.count*h.size)
-	if err := readFull(r, entries, h.entriesAt); err != nil {
-		return nil, err
-	}
-	return &raw{b, entries, h.size, h.entriesAt, int64(binary.LittleEndian.Uint64(b[32:]))}, nil
 }
 
 // room returns where the last partition may end, in bytes, and the last usable sector.

@@ -111,6 +111,33 @@ type header struct {
 }
 
 func readCopy(r io.ReaderAt, d disk, lba int64) (*Table, error) {
+	c, err := rawCopy(r, d, lba)
+	if err != nil {
+		return nil, err
+	}
+	h := c.header
+	t := &Table{DiskGUID: guid(h.guid[:]), SectorSize: int(d.sector)}
+	for i := range h.count {
+		p, err := parseEntry(c.entries[i*h.size:][:h.size], d.sector, h)
+		if err != nil {
+			return nil, fmt.Errorf("partition %d: %w", i+1, err)
+		}
+		if p != nil {
+			p.Number = int(i) + 1
+			t.Partitions = append(t.Partitions, *p)
+		}
+	}
+	return t, t.checkOverlap()
+}
+
+// raw is a copy of the table as it lies on the disk.
+type raw struct {
+	sector  []byte // with the header
+	header  *header
+	entries []byte
+}
+
+func rawCopy(r io.ReaderAt, d disk, lba int64) (*raw, error) {
 	b := make([]byte, d.sector)
 	if err := readFull(r, b, lba*d.sector); err != nil {
 		return nil, err
@@ -126,18 +153,7 @@ func readCopy(r io.ReaderAt, d disk, lba int64) (*Table, error) {
 	if crc32.ChecksumIEEE(entries) != h.entriesChecksum {
 		return nil, fmt.Errorf("%w: checksum of the entries", ErrDamaged)
 	}
-	t := &Table{DiskGUID: guid(h.guid[:]), SectorSize: int(d.sector)}
-	for i := range h.count {
-		p, err := parseEntry(entries[i*h.size:][:h.size], d.sector, h)
-		if err != nil {
-			return nil, fmt.Errorf("partition %d: %w", i+1, err)
-		}
-		if p != nil {
-			p.Number = int(i) + 1
-			t.Partitions = append(t.Partitions, *p)
-		}
-	}
-	return t, t.checkOverlap()
+	return &raw{b, h, entries}, nil
 }
 
 func parseHeader(b []byte, d disk, lba int64) (*header, error) {
