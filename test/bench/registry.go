@@ -50,6 +50,7 @@ func measureRegistry(ctx context.Context, l *lab) error {
 			return err
 		}
 	}
+	l.add(size("slot image", on.SlotSize).with("no registry", size("", off.SlotSize)))
 	for _, x := range []struct {
 		when string
 		boots
