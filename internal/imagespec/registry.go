@@ -13,6 +13,9 @@ var registryPackages = map[string][]string{
 		"libtss2-tcti-device0t64", "systemd-cryptsetup", "xfsprogs"},
 }
 
+// RegistryPackages returns what an image has to list for a policy.
+func RegistryPackages(policy string) []string { return slices.Clone(registryPackages[policy]) }
+
 // checkRegistry checks that the image can do what its registry asks for. A device that finds out
 // at its first boot is too late.
 func (d *decoder) checkRegistry(s *Spec) {

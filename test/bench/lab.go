@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/imagespec"
 	"github.com/OSInside/eos/internal/toolstree"
 	"github.com/OSInside/eos/internal/vm"
 )
@@ -36,7 +37,7 @@ type built struct {
 }
 
 func newLab(ctx context.Context, o options) (*lab, error) {
-	for _, name := range []string{"eos", "eos-init", "os-update", "os-update-daemon"} {
+	for _, name := range []string{"eos", "eos-init", "os-update", "os-update-daemon", "flake-registry"} {
 		if _, err := os.Stat(filepath.Join(o.bin, name)); err != nil {
 			return nil, fmt.Errorf("find programs: %w (make build makes them; run this from the top of the source tree)", err)
 		}
@@ -107,6 +108,16 @@ func withFile(path, content string) edit {
 		files, _ := spec["files"].([]any)
 		spec["files"] = append(files, map[string]any{"path": path, "content": content})
 	}
+}
+
+// withRegistry gives the image a registry that is sealed to the machine's TPM, and what that needs.
+func withRegistry(spec map[string]any) {
+	packages, _ := spec["packages"].([]any)
+	for _, p := range imagespec.RegistryPackages(imagespec.PolicyTPM2) {
+		packages = append(packages, p)
+	}
+	spec["packages"] = packages
+	spec["registry"] = map[string]any{"policy": imagespec.PolicyTPM2}
 }
 
 // image builds images/minimal.yaml with the edits applied, for one to log in.

@@ -25,10 +25,11 @@ const limit = 15 * time.Minute
 // guest is a running machine and what it has said.
 type guest struct {
 	*vm.Machine
-	lab   *lab
-	power time.Time // when QEMU began to run
-	seen  int       // lines that await has gone past
-	ssh   *ssh.Client
+	lab    *lab
+	config vm.Config // what it was started with
+	power  time.Time // when QEMU began to run
+	seen   int       // lines that await has gone past
+	ssh    *ssh.Client
 
 	mu    sync.Mutex
 	lines []line
@@ -41,9 +42,13 @@ type line struct {
 	text string
 }
 
-// start powers a machine on.
+// start powers a new machine on.
 func (l *lab) start(ctx context.Context, c vm.Config) (*guest, error) {
 	c.Name, c.Fresh, c.Bound, c.CPUs = "bench", true, true, 2
+	return l.powerOn(ctx, c)
+}
+
+func (l *lab) powerOn(ctx context.Context, c vm.Config) (*guest, error) {
 	if l.report.Machine.Accel == "" {
 		c.Note = l.note // once is enough
 	}
@@ -52,7 +57,7 @@ func (l *lab) start(ctx context.Context, c vm.Config) (*guest, error) {
 		return nil, err
 	}
 	l.report.Machine.Accel = string(m.Accel)
-	g := &guest{Machine: m, lab: l, power: time.Now()}
+	g := &guest{Machine: m, lab: l, config: c, power: time.Now()}
 	// QEMU writes its process id when the machine is made, just before it runs.
 	if fi, err := os.Stat(filepath.Join(m.Folder, "qemu.pid")); err == nil {
 		g.power = fi.ModTime()
@@ -61,6 +66,23 @@ func (l *lab) start(ctx context.Context, c vm.Config) (*guest, error) {
 	g.stop = stop
 	go g.read(watch)
 	return g, nil
+}
+
+// again shuts the machine down in good order and powers it on with what is on its disks.
+func (g *guest) again(ctx context.Context) (*guest, error) {
+	soon, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := g.Stop(soon); err != nil {
+		return nil, err
+	}
+	g.end()
+	// Nobody is to take the last boot's lines for those of the next.
+	if err := os.Remove(g.SerialLog()); err != nil {
+		return nil, err
+	}
+	c := g.config
+	c.Fresh = false
+	return g.lab.powerOn(ctx, c)
 }
 
 // end pulls the plug.
@@ -179,9 +201,14 @@ func lastLines(text string, n int) string {
 // reached waits until units are active and returns when each became so, on the guest's clock
 // that starts with its kernel.
 func (g *guest) reached(ctx context.Context, units ...string) ([]time.Duration, error) {
+	return g.times(ctx, "ActiveEnterTimestampMonotonic", units...)
+}
+
+// times waits until systemd has a time for each of the units, and returns them.
+func (g *guest) times(ctx context.Context, property string, units ...string) ([]time.Duration, error) {
 	deadline := time.Now().Add(limit)
 	for {
-		out, err := g.must(ctx, "systemctl show --value -p ActiveEnterTimestampMonotonic "+strings.Join(units, " ")+" | grep .")
+		out, err := g.must(ctx, "systemctl show --value -p "+property+" "+strings.Join(units, " ")+" | grep .")
 		if err != nil {
 			return nil, err
 		}
@@ -199,7 +226,7 @@ func (g *guest) reached(ctx context.Context, units ...string) ([]time.Duration, 
 			return times, nil
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("wait for %s: not within %v", strings.Join(units, ", "), limit)
+			return nil, fmt.Errorf("wait for %s of %s: not within %v", property, strings.Join(units, ", "), limit)
 		}
 		select {
 		case <-ctx.Done():

@@ -1,6 +1,6 @@
 // Package bench measures EOS and prints one table: `make bench`, or
 //
-//	go run ./test/bench [-only build,initramfs,boot,transfer,load,update] [-runs N] [-full] [-json PATH]
+//	go run ./test/bench [-only build,initramfs,boot,registry,transfer,load,update] [-runs N] [-full] [-json PATH]
 //
 // It builds images with bin/eos, starts them under the tools tree's QEMU, and sets each figure
 // beside what a user would otherwise take: dracut beside eos-init, a full copy beside an update,
@@ -37,6 +37,7 @@ var parts = []part{
 	{"build", measureBuild},
 	{"initramfs", measureInitramfs},
 	{"boot", measureBoot},
+	{"registry", measureRegistry},
 	{"transfer", measureTransfer},
 	{"load", measureLoad},
 	{"update", measureUpdate},

@@ -53,10 +53,21 @@ type beside struct {
 
 // seconds is a figure of one run or the median of several.
 func seconds(name string, runs ...time.Duration) figure {
-	f := figure{Name: name, Value: median(runs).Seconds(), Unit: "seconds"}
+	values := make([]float64, len(runs))
+	for i, d := range runs {
+		values[i] = d.Seconds()
+	}
+	return measured(name, "seconds", values)
+}
+
+// rate is a figure in megabytes a second, of one run or the median of several.
+func rate(name string, runs ...float64) figure { return measured(name, "MB/s", runs) }
+
+func measured(name, unit string, runs []float64) figure {
+	f := figure{Name: name, Value: median(runs), Unit: unit}
 	if len(runs) > 1 {
 		f.Runs = len(runs)
-		f.Spread = []float64{slices.Min(runs).Seconds(), slices.Max(runs).Seconds()}
+		f.Spread = []float64{slices.Min(runs), slices.Max(runs)}
 	}
 	return f
 }
