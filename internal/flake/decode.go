@@ -19,7 +19,22 @@ func Parse(name string, files []File) (*Registration, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
+	all, err := parseFiles(name, files)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoder{}
+	r := d.registration(all)
+	r.Name = name
+	return r, d.err
+}
+
+// parseFiles reads the files of a registration and merges them.
+func parseFiles(name string, files []File) (*value, error) {
 	all := &value{file: name + ".yaml", line: 1}
+	if len(files) > 0 {
+		all.file = files[0].Path
+	}
 	for _, f := range files {
 		v, err := parseFile(f.Path, f.Text)
 		if err != nil {
@@ -27,10 +42,7 @@ func Parse(name string, files []File) (*Registration, error) {
 		}
 		all = merge(all, v)
 	}
-	d := &decoder{}
-	r := d.registration(all)
-	r.Name = name
-	return r, d.err
+	return all, nil
 }
 
 // Marshal returns the registration as the text of one file.

@@ -25,11 +25,11 @@ func Find(dir, shipped, name string) (*Registration, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	files, own := readFiles(dir, name)
+	files, own := ReadFiles(dir, name)
 	if own == nil {
 		return Parse(name, files)
 	}
-	files, err := readFiles(shipped, name)
+	files, err := ReadFiles(shipped, name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !errors.Is(own, fs.ErrNotExist):
 		return nil, own
@@ -46,9 +46,9 @@ func Find(dir, shipped, name string) (*Registration, error) {
 	return r, nil
 }
 
-// readFiles reads NAME.yaml and the plain files of NAME.d, whatever they are called, in the
+// ReadFiles reads NAME.yaml and the plain files of NAME.d, whatever they are called, in the
 // order of their names.
-func readFiles(dir, name string) ([]File, error) {
+func ReadFiles(dir, name string) ([]File, error) {
 	first, err := readFile(filepath.Join(dir, name+".yaml"))
 	if err != nil {
 		return nil, err

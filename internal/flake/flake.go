@@ -2,7 +2,8 @@
 // container. It reads registrations and decides how podman is called; it starts nothing.
 //
 // [Find] reads the registration of a name, [ParseCall] what the command line says, and
-// [Argv] turns both into podman's arguments. All but Find are functions of their arguments.
+// [Argv] turns both into podman's arguments; [List] reads all registrations. All but Find
+// and List are functions of their arguments. Package registration, below, writes.
 //
 // A registration is NAME.yaml with the files of NAME.d beside it, merged in the order of
 // their names: mappings key by key, to any depth; single values and lists replace what was
@@ -74,9 +75,14 @@ func (r *Registration) Root() bool { return r.Container.Runtime.RunAs == "root" 
 // ErrName says that a name cannot be that of a flake.
 var ErrName = errors.New("it is not the name of a flake")
 
+// ValidName tells whether a flake can have this name: it is that of its files.
+func ValidName(name string) bool {
+	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00\n") && len(name) <= 200
+}
+
 // checkName keeps names out that would be other files.
 func checkName(name string) error {
-	if name == "" || name[0] == '.' || strings.ContainsAny(name, "/\x00\n") || len(name) > 200 {
+	if !ValidName(name) {
 		return fmt.Errorf("find flake %q: %w", name, ErrName)
 	}
 	return nil
