@@ -62,8 +62,8 @@ func TestRun(t *testing.T) {
 		code       cli.Code
 		argv, text string
 	}{
-		{"/usr/bin/app", "a @one -- @b", cli.NotStarted, "/usr/bin/podman run --rm --pull=missing --name app.one -i --entrypoint /app img a -- @b", "run /usr/bin/podman: not run"},
-		{"shipped", "x", cli.NotStarted, "/usr/bin/podman run --rm --pull=never -i --entrypoint /app img x", ""},
+		{"/usr/bin/app", "a @one -- @b", cli.NotStarted, "/usr/bin/podman run --rm --pull=missing --label eos.flake=app --label eos.instance=one --name app.one -i --entrypoint /app img a -- @b", "run /usr/bin/podman: not run"},
+		{"shipped", "x", cli.NotStarted, "/usr/bin/podman run --rm --pull=never --label eos.flake=shipped -i --entrypoint /app img x", ""},
 		{"app", "%s", cli.NotStarted, "", "hint: put -- before"},
 		{"none", "", cli.NotStarted, "", `none: find flake "none": it is not registered`},
 		{"bad", "", cli.NotStarted, "", "bad.yaml:1: container.nmae: unknown key"},
@@ -115,7 +115,7 @@ func TestBecomesPodman(t *testing.T) {
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
 		t.Errorf("status %v, want the end by SIGTERM: %s", err, stderr.String())
 	}
-	if out.String() != "in\nrun --rm --pull=missing -i --entrypoint /app img x y z\n" || stderr.String() != "said\n" {
+	if out.String() != "in\nrun --rm --pull=missing --label eos.flake=app -i --entrypoint /app img x y z\n" || stderr.String() != "said\n" {
 		t.Errorf("output %q, %q", out.String(), stderr.String())
 	}
 }

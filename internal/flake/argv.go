@@ -21,6 +21,20 @@ const (
 	memoryRun   = "/run/eos/flakes/run"
 )
 
+// InMemory are podman's arguments for that store.
+func InMemory() []string {
+	return []string{
+		"--root", memoryStore, "--runroot", memoryRun, "--storage-driver", "overlay",
+		"--storage-opt", "additionalimagestore=" + ImageStore, "--events-backend", "none",
+	}
+}
+
+// Labels of a container that say which flake it is of, and by what name it was called for.
+const (
+	Label         = "eos.flake"
+	LabelInstance = "eos.instance"
+)
+
 // Situation is what else decides how a flake is started.
 type Situation struct {
 	Registry registrystate.State
@@ -47,8 +61,7 @@ func Argv(r *Registration, c *Call, s Situation) ([]string, error) {
 	argv := []string{Podman}
 	switch {
 	case r.Shipped && r.Root() && (!s.Registry.OK || slices.Contains(r.Container.Runtime.Podman, "--read-only")):
-		argv = append(argv, "--root", memoryStore, "--runroot", memoryRun, "--storage-driver", "overlay",
-			"--storage-opt", "additionalimagestore="+ImageStore, "--events-backend", "none")
+		argv = append(argv, InMemory()...)
 	case !s.Registry.OK:
 		return nil, fmt.Errorf("start flake %s: %w (%s)", r.Name, ErrNoRegistry, s.Registry.Reason)
 	}
@@ -58,7 +71,9 @@ func Argv(r *Registration, c *Call, s Situation) ([]string, error) {
 	} else {
 		argv = append(argv, "--pull=missing")
 	}
+	argv = append(argv, "--label", Label+"="+r.Name)
 	if c.Instance != "" {
+		argv = append(argv, "--label", LabelInstance+"="+c.Instance)
 		// Podman's names have no @ and no =.
 		argv = append(argv, "--name", r.Name+"."+strings.NewReplacer("@", ".", "=", ".").Replace(c.Instance))
 	}

@@ -88,7 +88,7 @@ func TestArgv(t *testing.T) {
 		return func(r *flake.Registration) { r.Container.Runtime.Podman = o }
 	}
 	const (
-		run      = "/usr/bin/podman|run|--rm|--pull=missing|"
+		run      = "/usr/bin/podman|run|--rm|--pull=missing|--label|eos.flake=app|"
 		inMemory = "/usr/bin/podman|--root|/run/eos/flakes/storage|--runroot|/run/eos/flakes/run|--storage-driver|overlay|" +
 			"--storage-opt|additionalimagestore=/usr/lib/eos/containers|--events-backend|none|"
 	)
@@ -102,18 +102,18 @@ func TestArgv(t *testing.T) {
 		{"plain", flakeOf(func(*flake.Registration) {}), "-v x", nil, run + "--interactive|--tty|--entrypoint|/bin/app|img|-v|x"},
 		{"image's program", flakeOf(func(r *flake.Registration) { r.Container.Target = "/" }), "", atTerminal, run + "--interactive|--tty|img"},
 		{"own name", flakeOf(func(r *flake.Registration) { r.Container.Target = "" }), "", atTerminal, run + "--interactive|--tty|--entrypoint|app|img"},
-		{"instance", flakeOf(with("-i")), "@a@b=c", nil, run + "--name|app.a.b.c|-i|--entrypoint|/bin/app|img"},
+		{"instance", flakeOf(with("-i")), "@a@b=c", nil, run + "--label|eos.instance=a@b=c|--name|app.a.b.c|-i|--entrypoint|/bin/app|img"},
 		{"options", flakeOf(with("--volume /a b:/c", "--env=X", "--rm")), "", nil, run + "--volume|/a b:/c|--env=X|--rm|--entrypoint|/bin/app|img"},
 		{"variables", flakeOf(with("--volume %HOME:/x", "-e=%TWICE", "-e=%NONE", "-e=%lower%")), "", nil, run + "--volume|/home/me:/x|-e=%HOME|-e=$NONE|-e=%lower%|--entrypoint|/bin/app|img"},
 		{"pipe", flakeOf(with("-ti", "--tty", "-t")), "", nil, run + "-i|--entrypoint|/bin/app|img"},
 		{"terminal", flakeOf(with("-ti", "--tty", "-t")), "", atTerminal, run + "-ti|--tty|-t|--entrypoint|/bin/app|img"},
 		{"missing volumes", flakeOf(with("--volume /gone:/x", "--volume=/gone:/x", "-v /there:/x", "--volume name:/x")), "%ignore_missing_volume_path", nil,
 			run + "-v|/there:/x|--volume|name:/x|--entrypoint|/bin/app|img"},
-		{"shipped", flakeOf(shipped), "", atTerminal, "/usr/bin/podman|run|--rm|--pull=never|--interactive|--tty|--entrypoint|/bin/app|img"},
+		{"shipped", flakeOf(shipped), "", atTerminal, "/usr/bin/podman|run|--rm|--pull=never|--label|eos.flake=app|--interactive|--tty|--entrypoint|/bin/app|img"},
 		{"shipped, no registry", flakeOf(shipped), "", func(s *flake.Situation) { gone(s); atTerminal(s) },
-			inMemory + "run|--rm|--pull=never|--interactive|--tty|--entrypoint|/bin/app|img"},
+			inMemory + "run|--rm|--pull=never|--label|eos.flake=app|--interactive|--tty|--entrypoint|/bin/app|img"},
 		{"shipped, read-only", flakeOf(func(r *flake.Registration) { shipped(r); with("--read-only")(r) }), "x", nil,
-			inMemory + "run|--rm|--pull=never|--read-only|--entrypoint|/bin/app|img|x"},
+			inMemory + "run|--rm|--pull=never|--label|eos.flake=app|--read-only|--entrypoint|/bin/app|img|x"},
 		{"read-only", flakeOf(with("--read-only")), "", nil, run + "--read-only|--entrypoint|/bin/app|img"},
 	} {
 		if c.name == "plain" {
