@@ -2,7 +2,7 @@
 GO       ?= go
 GOFLAGS  += -trimpath
 LDFLAGS  := -s -w
-PROGRAMS := eos eos-init os-update os-update-daemon os-update-restricted flake-registry fleet podman-pilot
+PROGRAMS := eos eos-init os-update os-update-daemon os-update-restricted flake-ctl flake-registry fleet podman-pilot
 FUZZTIME ?= 30s
 MANDIR   ?= build/man
 

@@ -3,8 +3,8 @@
 // what depends on the image description is written by package image.
 //
 // [Root] returns them, [Registry] those of an image with a registry, [Podman] those of one with
-// podman, [Fleet] those of one with the command fleet, [UpdateServer] those that an update server
-// has besides. A folder named bin or libexec holds programs, all else is plain; both belong to
+// podman, [Flakes] those of one with both, [Fleet] those of one with the command fleet,
+// [UpdateServer] those that an update server has besides. A folder named bin or libexec holds programs, all else is plain; both belong to
 // root. The package only returns embedded files.
 package osfiles
 
@@ -13,7 +13,7 @@ import (
 	"io/fs"
 )
 
-//go:embed all:root all:fleet all:podman all:registry all:update-server
+//go:embed all:root all:flakes all:fleet all:podman all:registry all:update-server
 var files embed.FS
 
 // Root returns the files; the folder at its top is the root of the image.
@@ -27,6 +27,9 @@ func UpdateServer() fs.FS { return folder("update-server") }
 
 // Podman returns the settings of an image that has podman.
 func Podman() fs.FS { return folder("podman") }
+
+// Flakes returns the files of an image whose devices can have flakes of their own.
+func Flakes() fs.FS { return folder("flakes") }
 
 // Fleet returns the files of an image that has the command fleet.
 func Fleet() fs.FS { return folder("fleet") }

@@ -85,7 +85,7 @@ var layers = [][]string{
 		"internal/vm",
 	},
 	{ // programs
-		"cmd/eos", "cmd/eos-init", "cmd/flake-registry", "cmd/fleet", "cmd/os-update", "cmd/os-update-daemon", "cmd/os-update-restricted",
+		"cmd/eos", "cmd/eos-init", "cmd/flake-ctl", "cmd/flake-registry", "cmd/fleet", "cmd/os-update", "cmd/os-update-daemon", "cmd/os-update-restricted",
 		"cmd/podman-pilot",
 	},
 }
@@ -171,7 +171,12 @@ var forbidden = []struct {
 		"cmd/podman-pilot", []string{"github.com/spf13/cobra", "github.com/google/go-containerregistry/pkg/v1", "golang.org/x/crypto/ssh", module + "internal/command", module + "internal/image"},
 		"it is started with every flake, and then is podman",
 	},
+	{
+		"cmd/flake-ctl", []string{"github.com/google/go-containerregistry/pkg/v1", module + "internal/image", module + "internal/registry"},
+		"it is on every device, and podman talks to the network",
+	},
 	{"internal/flake", []string{"net", "os/exec"}, "decisions are pure functions"},
+	{"internal/flake/registration", []string{"net", "os/exec"}, "registering needs no podman"},
 	{"internal/key", []string{"net", "go.yaml.in/yaml/v3"}, "eos-init checks signatures with it"},
 	{"internal/slotimage", []string{"net", "os/exec"}, "a format works on readers and writers"},
 	{"internal/verity", []string{"net", "os/exec"}, "a format works on readers and writers"},

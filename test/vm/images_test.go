@@ -64,7 +64,7 @@ func newLab() (*lab, error) {
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"eos", "eos-init", "os-update", "os-update-daemon", "os-update-restricted", "flake-registry", "fleet", "podman-pilot"} {
+	for _, name := range []string{"eos", "eos-init", "os-update", "os-update-daemon", "os-update-restricted", "flake-ctl", "flake-registry", "fleet", "podman-pilot"} {
 		c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(l.bin, name), "./cmd/"+name)
 		c.Dir, c.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := c.CombinedOutput(); err != nil {
