@@ -52,6 +52,11 @@ func (t *tree) compose(in *inputs) error {
 			return err
 		}
 	}
+	if hasFlakes(s) {
+		if err := t.lay(osfiles.Flakes()); err != nil {
+			return err
+		}
+	}
 	for p, data := range in.programs {
 		t.write(p, 0o755, data)
 	}

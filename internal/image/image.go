@@ -201,6 +201,9 @@ func (b *build) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := b.loadFlakes(); err != nil {
+		return err
+	}
 	if err := b.loadFleet(); err != nil {
 		return err
 	}
