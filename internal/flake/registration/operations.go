@@ -20,11 +20,17 @@ type operations interface {
 // disk does them.
 type disk struct{}
 
-func (disk) mkdir(path string) error           { return os.Mkdir(path, 0o755) }
 func (disk) symlink(target, path string) error { return os.Symlink(target, path) }
 func (disk) rename(from, to string) error      { return os.Rename(from, to) }
 func (disk) remove(path string) error          { return os.Remove(path) }
 func (disk) removeAll(path string) error       { return os.RemoveAll(path) }
+
+func (disk) mkdir(path string) error {
+	if err := os.Mkdir(path, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o755) // whatever the umask: users start flakes
+}
 
 func (disk) write(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)

@@ -46,6 +46,9 @@ var (
 // patience is how long a lock is waited for. Who holds it does a few things with files.
 const patience = 10 * time.Second
 
+// lockFile is what is locked. It stays.
+const lockFile = ".lock"
+
 // Store is a folder of registrations, locked.
 type Store struct {
 	Left []error // what of earlier runs could not be cleared up
@@ -67,10 +70,14 @@ func open(ctx context.Context, dir string, ops operations) (*Store, error) {
 		}
 		dir = target
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("open registrations: %w", err)
+	if !there(dir) {
+		// Whatever the umask: registrations are read by all.
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
+			return nil, fmt.Errorf("open registrations: %w", err)
+		}
 	}
-	f, err := os.Open(dir)
+	// Not the folder itself, which anybody could lock.
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open registrations: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -196,7 +197,7 @@ func TestForceTouchesOnlyFlakes(t *testing.T) {
 	if text, err := os.ReadFile(bin + "/program"); string(text) != "precious" {
 		t.Errorf("the program is %q, %v", text, err)
 	}
-	if entries, err := os.ReadDir(root + "/flakes"); err != nil || len(entries) > 0 {
+	if entries, err := os.ReadDir(root + "/flakes"); err != nil || len(entries) != 1 { // the lock
 		t.Errorf("left: %v, %v", entries, err)
 	}
 }
@@ -242,8 +243,22 @@ func TestAddRemove(t *testing.T) {
 		}
 	}
 	for _, dir := range []string{"/real", "/some/where"} {
-		if left, err := filepath.Glob(root + dir + "/*"); err != nil || len(left) > 0 {
+		if left, err := filepath.Glob(root + dir + "/[^.]*"); err != nil || len(left) > 0 {
 			t.Errorf("left: %v, %v", left, err)
+		}
+	}
+}
+
+// Users read what root registers, whatever root's umask is.
+func TestUmask(t *testing.T) {
+	root := t.TempDir()
+	defer syscall.Umask(syscall.Umask(0o077))
+	if err := open(t, root+"/flakes").Add(registration.Options{App: root + "/bin/x", Image: "i", RunAs: "root"}, false); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{"flakes": 0o755, "flakes/x.yaml": 0o644, "flakes/x.d": 0o755, "bin": 0o755} {
+		if st, err := os.Stat(root + "/" + path); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v, want %o", path, st, err, want)
 		}
 	}
 }
