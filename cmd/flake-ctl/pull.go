@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,7 +48,11 @@ func (a *app) runPull(ctx context.Context, uri string) error {
 	}
 	watched, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	timer := time.AfterFunc(a.at.patience, func() { cancel(errNoAnswer) })
+	wait := a.at.patience
+	if isLocal(uri) {
+		wait = math.MaxInt64 // a large archive takes its time
+	}
+	timer := time.AfterFunc(wait, func() { cancel(errNoAnswer) })
 	defer timer.Stop()
 	c := a.podman(w, "pull", uri)
 	c.Stdout, c.Stderr = a.env.Stdout, &watch{to: a.env.Stderr, answered: func() { timer.Stop() }, trouble: cancel}
@@ -55,6 +61,12 @@ func (a *app) runPull(ctx context.Context, uri string) error {
 	}
 	a.prune(ctx, w)
 	return nil
+}
+
+// isLocal tells whether a name leads to a file.
+func isLocal(uri string) bool {
+	transport, _, _ := strings.Cut(uri, ":")
+	return slices.Contains([]string{"dir", "oci", "oci-archive", "docker-archive", "docker-daemon", "containers-storage", "sif", "tarball"}, transport)
 }
 
 // prune removes what the container was before, if it has no name any more.

@@ -98,6 +98,9 @@ func (a *app) remark(w where, name string) {
 	if err == nil && len(files) > 1 {
 		a.note("%d files in %s change this flake", len(files)-1, filepath.Join(w.dir, name+".d"))
 	}
+	if w.storage != "" {
+		a.note("it is registered, but podman-pilot does not start flakes of users yet")
+	}
 	if w.dir == w.shipped {
 		a.note("it becomes part of the image in %s; its container has to be in the image too", w.dir)
 	}
