@@ -22,7 +22,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/flake"
 	"github.com/OSInside/eos/internal/imagestore/imagestoretest"
+	"github.com/OSInside/eos/internal/registrystate"
 )
 
 // containerImage has one file, or a link in its place.
@@ -30,7 +33,7 @@ func containerImage(t *testing.T, file, text, link string) v1.Image {
 	t.Helper()
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	h := &tar.Header{Name: file, Mode: 0o644, Size: int64(len(text)), Typeflag: tar.TypeReg}
+	h := &tar.Header{Name: file, Mode: 0o755, Size: int64(len(text)), Typeflag: tar.TypeReg}
 	if link != "" {
 		h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, link, 0
 	}
@@ -129,6 +132,25 @@ func TestPodman(t *testing.T) {
 			t.Errorf("a registry that is not there: %v", took)
 		}
 	}
+
+	// What is registered starts, as podman-pilot does it.
+	push(host+"/probe:1", containerImage(t, "probe", imagestoretest.Probe(t), ""))
+	s.want("podman pull --uri "+host+"/probe:1", cli.OK, "", "Trying to pull")
+	s.want("podman register --container "+host+"/probe:1 --app R/bin/my.probe --target /probe --opt \\--cgroups=disabled \\--network=none", cli.OK, "", "")
+	r, err := flake.Find(s.at.dir, s.at.shipped, "my.probe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	argv, err := flake.Argv(r, &flake.Call{Instance: "one", Args: []string{"/prob?", "a b"}},
+		flake.Situation{Registry: registrystate.State{OK: true}, Getenv: os.Getenv, Exists: func(string) bool { return true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := command.Output(t.Context(), command.Cmd{Argv: h.Command(argv...)})
+	if err != nil || !strings.HasPrefix(string(out), "/probe 1007") || !strings.HasSuffix(string(out), "\na b none\n") {
+		t.Errorf("my.probe prints %q, %v", out, err)
+	}
+	s.want("podman remove --container "+host+"/probe:1", cli.OK, "", "")
 
 	h.Run("podman save --quiet --output \"$D/app-1.tar\" " + host + "/app:1")
 	h.Run("podman rmi --force " + host + "/app:1")
