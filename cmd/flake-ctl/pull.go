@@ -136,7 +136,7 @@ func (w *watch) Write(p []byte) (int, error) {
 			w.answered()
 		case saysTrouble:
 			w.done = true
-			w.trouble(fmt.Errorf("%w: %s", errNoAnswer, line))
+			w.trouble(errNoAnswer) // podman has said how
 		}
 	}
 	if w.done {
