@@ -63,6 +63,15 @@ func offline(t *testing.T, v *vmtest.VM) {
 		t.Errorf("exit status of a container: %d\n%s", code, out)
 	}
 
+	// A container that is a command, in a pipe and with its own exit status.
+	v.MustSSH(t, "flake-ctl podman register --container basesystem --target /bin/cat --app /usr/share/flakes/bin/meow")
+	if got := v.MustSSH(t, "echo from a pipe | /usr/share/flakes/bin/meow - /version"); got != "from a pipe\n3.0.0" {
+		t.Errorf("a flake of cat: %q", got)
+	}
+	if out, code := v.SSH(t, "/usr/share/flakes/bin/meow /nothing"); code != 1 || !strings.Contains(out, "/nothing") {
+		t.Errorf("a flake of cat that cannot: exit %d\n%s", code, out)
+	}
+
 	v.MustSSH(t, "fleet --getkey")
 	shared := v.MustSSH(t, "stat -c %a /run/id_fleet; ssh-keygen -lf /run/id_fleet; rm /run/id_fleet")
 	line := v.MustSSH(t, "fleet --enroll")
