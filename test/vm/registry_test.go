@@ -225,13 +225,13 @@ func TestRegistry(t *testing.T) {
 		}
 		v.MustSSH(t, "rm /var/tmp/fill*")
 		wantState(t, v)
+		if got := v.MustSSH(t, "/usr/share/flakes/bin/meow /version"); got != "3.1.0" {
+			t.Errorf("a flake after the update: %q", got)
+		}
 		flake(t, v, 0, "", "--activate /dev/vda4")
 		wantData(t, v)
 		if got := base(t, v); got != "3.1.0" {
 			t.Errorf("basesystem after the update is that of %s", got)
-		}
-		if got := v.MustSSH(t, "/usr/share/flakes/bin/meow /version"); got != "3.1.0" {
-			t.Errorf("a flake after the update: %q", got)
 		}
 		v.MustSSH(t, "podman run --quiet --name keep --network none basesystem sh -c 'echo $(cat /version) >/kept'")
 	})
