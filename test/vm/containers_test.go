@@ -64,7 +64,7 @@ func offline(t *testing.T, v *vmtest.VM) {
 	}
 
 	// A container that is a command, in a pipe and with its own exit status.
-	v.MustSSH(t, "flake-ctl podman register --container basesystem --target /bin/cat --app /usr/share/flakes/bin/meow")
+	v.MustSSH(t, "flake-ctl podman register --container basesystem --target /bin/cat --app /usr/share/flakes/bin/meow --opt '\\--network none' --opt '\\-i'")
 	if got := v.MustSSH(t, "echo from a pipe | /usr/share/flakes/bin/meow - /version"); got != "from a pipe\n3.0.0" {
 		t.Errorf("a flake of cat: %q", got)
 	}
