@@ -2,11 +2,12 @@ package vm_test
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/toolstree"
 	"github.com/OSInside/eos/internal/vm/vmtest"
 )
 
@@ -35,8 +36,12 @@ func (l *lab) writeBase(t testing.TB) {
 	if _, err := os.Stat(key); err == nil {
 		return
 	}
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fleet", "-f", key).CombinedOutput(); err != nil {
-		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	tree, err := toolstree.Open(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Run(t.Context(), tree.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fleet", "-f", key)); err != nil {
+		t.Fatal(err)
 	}
 }
 
