@@ -1,12 +1,11 @@
 package earlyboot
 
 import (
-	"encoding/hex"
-	"fmt"
-	"os"
-	"strings"
-
 	"crypto/rand"
+	"encoding/hex"
+	"os"
+
+	"github.com/OSInside/eos/internal/registry/head"
 )
 
 // machineIDFile is where systemd takes the machine id from, if /etc/machine-id is empty.
@@ -15,29 +14,20 @@ const machineIDFile = "/run/machine-id"
 // writeMachineID gives the system the id that the registry's partition has as its GUID. At the first boot,
 // when that is still the builder's, it is a new random one, which becomes the GUID when the
 // registry is made: systemd would else take that of the firmware, which is not always one of this
-// machine alone.
+// machine alone. Where it cannot be written systemd does that: no reason to give a boot up.
 func (b *Boot) writeMachineID() error {
 	guid := ""
 	if p, err := findPartition(b.table, nameRegistry); err == nil && p != nil {
 		guid = p.GUID
 	}
-	id := machineID(guid)
+	id := head.MachineID(guid)
 	if id == "" {
 		id = newMachineID()
 	}
 	if err := os.WriteFile(machineIDFile, []byte(id+"\n"), 0o444); err != nil {
-		return fmt.Errorf("write machine id: %w", err)
+		b.log.printf(levelWarning, "write machine id: %v", err)
 	}
 	return nil
-}
-
-// machineID returns the machine id in a GUID; empty if that is not one. Random GUIDs are of version 4,
-// those of the builder of version 5 (RFC 9562).
-func machineID(guid string) string {
-	if len(guid) != 36 || guid[14] != '4' {
-		return ""
-	}
-	return strings.ReplaceAll(guid, "-", "")
 }
 
 // newMachineID returns 128 random bits in the form of a UUID of version 4, as machine-id(5) wants it.

@@ -33,8 +33,9 @@ type Change struct {
 // if one is asked for. Without anything to do there are none.
 //
 // The writes have to be on the medium one after the other: flush after each. At every
-// instant one of the two copies of the table is whole, where [Read], the kernel and the
-// firmware look for it: the one that counts now is written last. A table that moved to a
+// instant one of the two copies of the table is whole, the one that counts now is written
+// last, and the other is where [Read] and firmware look for it. Linux does only with the word
+// gpt on its command line (block/partitions/efi.c). A table that moved to a
 // larger disk gets its copy at the end of that. Format: UEFI specification 2.10, 5.3.
 func Grow(r io.ReaderAt, size int64, c Change) ([]Write, error) {
 	w, err := grow(r, size, c)

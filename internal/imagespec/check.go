@@ -225,7 +225,7 @@ func (d *decoder) checkUsers(s *Spec) {
 // ours are the words of the kernel command line that EOS writes itself.
 var ours = map[string]string{
 	"eos.slot": "", "eos.disk": "", "COMMIT_UPDATE": "", "eos.watchdog": "set boot.watchdog",
-	"root": "", "rootfstype": "", "ro": "", "rw": "", "init": "", "rdinit": "", "initrd": "",
+	"root": "", "rootfstype": "", "ro": "", "rw": "", "init": "", "rdinit": "", "initrd": "", "gpt": "",
 }
 
 func (d *decoder) checkKernel(s *Spec) {

@@ -20,8 +20,9 @@ import (
 const Partition = "p.spare"
 
 // growPartition makes the built-in registry's partition as large as the disk allows, and gives it
-// the machine's id as its GUID: the id is then known before any disk is unlocked, and outlives a
-// registry that cannot be opened. Without anything to do nothing is written.
+// the machine's id as its GUID, if that is given and the GUID is still the builder's: the id is then
+// known before any disk is unlocked, and outlives a registry that cannot be opened. Without anything
+// to do nothing is written.
 func (s *System) growPartition(machineID string) (grown bool, err error) {
 	disk, number, err := diskOf(s.Device.Registry)
 	if err != nil || number == 0 {
@@ -71,9 +72,7 @@ func (s *System) growPartition(machineID string) (grown bool, err error) {
 	return true, nil
 }
 
-// partitionGUID returns the GUID that the partition should have: the machine id, if the one there
-// is still the builder's. The builder's are made from names (RFC 9562, version 5), machine ids of random
-// numbers (version 4).
+// partitionGUID returns the GUID that the partition is to get; empty if it keeps its own.
 func partitionGUID(f io.ReaderAt, size int64, machineID string) (string, error) {
 	table, err := gpt.Read(f, size)
 	if err != nil {
@@ -83,19 +82,16 @@ func partitionGUID(f io.ReaderAt, size int64, machineID string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	if IsMachineID(p.GUID) || len(machineID) != 32 {
+	m := machineID
+	if head.MachineID(p.GUID) != "" || len(m) != 32 {
 		return "", nil
 	}
-	m := machineID
 	guid := strings.Join([]string{m[:8], m[8:12], m[12:16], m[16:20], m[20:]}, "-")
-	if !IsMachineID(guid) {
-		return "", nil
+	if head.MachineID(guid) == "" {
+		return "", nil // an id that is no random one cannot be told from the builder's
 	}
 	return guid, nil
 }
-
-// IsMachineID tells whether a partition's GUID is a machine id, and not the builder's.
-func IsMachineID(guid string) bool { return len(guid) == 36 && guid[14] == '4' }
 
 // resizeInKernel changes what the kernel thinks of one partition while others of the disk are in
 // use: struct blkpg_ioctl_arg and blkpg_partition of the kernel's include/uapi/linux/blkpg.h.

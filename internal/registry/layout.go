@@ -40,6 +40,9 @@ var stateFolders = []folder{
 	{"network", 0o755, ""}, // settings of systemd-networkd
 }
 
+// machineIDFile is in the built-in registry.
+const machineIDFile = "eos/machine-id"
+
 // StorageDir is where the active registry's containers are.
 const StorageDir = "/var/lib/containers/storage"
 
@@ -85,18 +88,18 @@ func (s *System) furnish(ctx context.Context, root string, builtin bool, machine
 	if err := makeHostKey(ctx, filepath.Join(state, "ssh")); err != nil {
 		return err
 	}
-	return s.keepMachineID(filepath.Join(state, "machine-id"), machineID)
+	return s.keepMachineID(filepath.Join(root, machineIDFile), machineID)
 }
 
 // keepMachineID keeps the machine id in the registry also. The one there is the older: where the
-// partition table has lost it, it comes back from here.
+// partition table has lost it, Grow takes it from here, and the next boot has it again.
 func (s *System) keepMachineID(path, now string) error {
 	old, err := os.ReadFile(path)
 	if err == nil && strings.TrimSpace(string(old)) == now {
 		return nil
 	}
 	if err == nil && len(strings.TrimSpace(string(old))) == 32 {
-		s.note("this boot has machine id %s, the registry belongs to %s", now, strings.TrimSpace(string(old)))
+		s.note("this boot has machine id %s, the registry belongs to %s; the next boot has that again", now, strings.TrimSpace(string(old)))
 		return nil
 	}
 	if err := renameio.WriteFile(path, []byte(now+"\n"), 0o444); err != nil {
@@ -106,8 +109,10 @@ func (s *System) keepMachineID(path, now string) error {
 }
 
 // MachineID returns the machine id of this boot.
-func MachineID() (string, error) {
-	b, err := os.ReadFile("/etc/machine-id")
+func MachineID() (string, error) { return readMachineID("/etc/machine-id") }
+
+func readMachineID(path string) (string, error) {
+	b, err := os.ReadFile(path)
 	id := strings.TrimSpace(string(b))
 	if err == nil && len(id) != 32 {
 		err = fmt.Errorf("%q is no machine id", id)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -212,15 +213,15 @@ func (s *System) Confirm(ctx context.Context) error {
 // Grow grows the built-in registry into what its disk has become. It also keeps what the next boot has to
 // know of a registry that works; nobody waits for it.
 func (s *System) Grow(ctx context.Context) error {
-	id, err := MachineID()
+	if !isMounted(builtinRoot) {
+		return errors.New("grow registry: it is not open")
+	}
+	id, err := readMachineID(filepath.Join(builtinRoot, machineIDFile))
 	if err != nil {
-		return err
+		s.note("%v", err)
 	}
 	if _, err := s.growPartition(id); err != nil {
 		return err
-	}
-	if !isMounted(builtinRoot) {
-		return errors.New("grow registry: it is not open")
 	}
 	_, err = os.Stat("/dev/mapper/" + mapName)
 	if err := s.growContent(ctx, err == nil); err != nil {

@@ -192,18 +192,6 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-func TestMachineIDInGUID(t *testing.T) {
-	for guid, want := range map[string]bool{
-		"11223344-5566-4788-99aa-bbccddeeff00": true,
-		"11223344-5566-5788-99aa-bbccddeeff00": false,
-		"":                                     false,
-	} {
-		if IsMachineID(guid) != want {
-			t.Errorf("IsMachineID(%s) = %v", guid, !want)
-		}
-	}
-}
-
 func TestSecret(t *testing.T) {
 	k, err := newSecret([]byte("the key"))
 	if err != nil {

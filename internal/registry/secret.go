@@ -11,10 +11,7 @@ import (
 
 // secret is a key in memory, which programs read as a file that has no name: it is neither on a disk
 // nor in an argument.
-type secret struct {
-	f    *os.File
-	size int
-}
+type secret struct{ f *os.File }
 
 // secretPath is how a program finds the one file that it is given.
 const secretPath = "/proc/self/fd/3"
@@ -33,12 +30,12 @@ func newSecret(key []byte) (*secret, error) {
 		f.Close()
 		return nil, err
 	}
-	return &secret{f, len(key)}, nil
+	return &secret{f}, nil
 }
 
 // randomSecret is a key of 512 bits.
 func randomSecret() (*secret, []byte, error) {
-	key := make([]byte, 64)
+	key := make([]byte, keyBytes)
 	rand.Read(key) // does not fail
 	s, err := newSecret(key)
 	return s, key, err

@@ -50,10 +50,8 @@ func (s *System) start(ctx context.Context) (*Trouble, error) {
 		if f.Kind, err = s.classify(s.Device.Registry); err != nil {
 			return nil, err
 		}
-		if f.Kind != head.Unknown && f.Kind != head.Empty {
-			if _, err := s.growPartition(id); err != nil {
-				s.note("%v", err)
-			}
+		if err := s.growBefore(f, id); err != nil {
+			s.note("%v", err)
 		}
 		if f.Size, err = sizeOf(s.Device.Registry); err != nil {
 			return nil, err
@@ -80,6 +78,21 @@ func (s *System) start(ctx context.Context) (*Trouble, error) {
 	return s.use(ctx, dev, id)
 }
 
+// growBefore grows the partition before what is on it is made or opened. One that is left alone is left
+// alone altogether.
+func (s *System) growBefore(f Facts, machineID string) error {
+	f.Size = MinSize // what it will have is what is to be found out
+	action, _ := Decide(f)
+	if action == Leave {
+		return nil
+	}
+	if action != Make {
+		machineID = "" // this boot's may be new, where the partition table lost the registry's: see Grow
+	}
+	_, err := s.growPartition(machineID)
+	return err
+}
+
 // use mounts the opened built-in registry and puts it in its place.
 func (s *System) use(ctx context.Context, dev, machineID string) (*Trouble, error) {
 	if err := mountXFS(dev, builtinRoot); err != nil {
@@ -96,6 +109,9 @@ func (s *System) use(ctx context.Context, dev, machineID string) (*Trouble, erro
 
 // damaged finds the words for a file system that does not mount.
 func damaged(dev string, err error) *Trouble {
+	if errors.Is(err, unix.ENODEV) {
+		return &Trouble{fmt.Sprintf("this image cannot mount the registry: %v", err), "go back to the image that could: os-update --rollback"}
+	}
 	return &Trouble{fmt.Sprintf("the file system of the registry does not mount: %v", err),
 		"flake-registry --repair repairs it (xfs_repair " + dev + "); what it cannot keep is in lost+found. Save what you need before: mount -o ro,norecovery " + dev + " /run/rescue"}
 }

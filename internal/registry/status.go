@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -186,11 +187,27 @@ func (s *System) copyState() string {
 func active() string {
 	switch {
 	case isMounted(otherRoot):
-		return "other"
+		return sourceOf(otherRoot)
 	case isMounted(builtinRoot):
 		return "built-in"
 	}
 	return ""
+}
+
+// sourceOf returns the device of what is mounted at a folder; of a LUKS2 device the one below it.
+func sourceOf(dir string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return "unknown"
+	}
+	sys, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		return "unknown"
+	}
+	if below, err := os.ReadDir(sys + "/slaves"); err == nil && len(below) == 1 {
+		sys = below[0].Name()
+	}
+	return "/dev/" + strings.ReplaceAll(filepath.Base(sys), "!", "/")
 }
 
 // Text writes a status for people.
@@ -205,7 +222,10 @@ func (st *Status) Text(w io.Writer) error {
 	line("device", "%s", st.Device)
 	protection := "none"
 	if st.Encrypted {
-		protection = "LUKS2, opened by " + strings.Join(st.Slots, " or ")
+		protection = "LUKS2"
+	}
+	if len(st.Slots) > 0 {
+		protection += ", opened by " + strings.Join(st.Slots, " or ")
 	}
 	line("encryption", "%s (policy %s)", protection, st.Policy)
 	if st.Active != "" {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -207,15 +208,4 @@ func (s *System) writeNote(n Note) error {
 }
 
 // isMounted tells whether something is mounted at a folder.
-func isMounted(dir string) bool {
-	var a, b unix.Stat_t
-	if unix.Lstat(dir, &a) != nil || unix.Lstat(filepath.Dir(dir), &b) != nil {
-		return false
-	}
-	if a.Dev != b.Dev {
-		return true
-	}
-	// A bind mount within one file system.
-	text, _ := os.ReadFile("/proc/self/mountinfo")
-	return strings.Contains(string(text), " "+dir+" ")
-}
+func isMounted(dir string) bool { return slices.Contains(mountsAt(dir), dir) }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/OSInside/eos/internal/gpt"
 	"github.com/OSInside/eos/internal/registry"
+	"github.com/OSInside/eos/internal/registry/head"
 	"github.com/OSInside/eos/internal/vm/vmtest"
 )
 
@@ -141,7 +142,7 @@ func (p *firstBoot) life(t *testing.T, n int64) {
 			t.Fatal(err)
 		}
 		part, err := table.ByName(registry.Partition)
-		if err != nil || part.Start+part.Size < v.Disk().Size()-2<<20 || !registry.IsMachineID(part.GUID) {
+		if err != nil || part.Start+part.Size < v.Disk().Size()-2<<20 || head.MachineID(part.GUID) == "" {
 			t.Errorf("partition table %d: %+v, %v", from, part, err)
 		}
 	}

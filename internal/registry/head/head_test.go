@@ -47,6 +47,18 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+func TestMachineID(t *testing.T) {
+	for guid, want := range map[string]string{
+		"11223344-5566-4788-99aa-bbccddeeff00": "112233445566478899aabbccddeeff00",
+		disk:                                   "", // the builder's
+		"":                                     "",
+	} {
+		if got := head.MachineID(guid); got != want {
+			t.Errorf("MachineID(%s) = %q, want %q", guid, got, want)
+		}
+	}
+}
+
 func TestCopy(t *testing.T) {
 	content := bytes.Repeat([]byte("header"), head.Size/6+1)[:head.Size]
 	kept := head.MarshalCopy(content)

@@ -30,6 +30,15 @@ func Mark(diskGUID string) []byte {
 	return b
 }
 
+// MachineID returns the machine id in the GUID of a registry's partition; empty if it is still the builder's.
+// Those are made from names (RFC 9562, version 5), machine ids of random numbers (version 4).
+func MachineID(guid string) string {
+	if len(guid) != 36 || guid[14] != '4' {
+		return ""
+	}
+	return strings.ReplaceAll(guid, "-", "")
+}
+
 // Kind is what lies at the start of a device.
 type Kind int
 
@@ -55,8 +64,8 @@ var (
 	xfsMagic   = []byte("XFSB")
 )
 
-// secondHeaders are where the second LUKS2 header can lie within Room; we use the first.
-var secondHeaders = []int{0x4000}
+// secondHeader is where the second LUKS2 header lies, behind a first one of the smallest size.
+const secondHeader = 16 << 10
 
 // Classify says what the first Room bytes of a device are. A damaged first LUKS2 header whose
 // copy is there is LUKS: cryptsetup restores it.
@@ -72,10 +81,8 @@ func Classify(head []byte, diskGUID string) Kind {
 	case bytes.HasPrefix(head, xfsMagic):
 		return Plain
 	}
-	for _, at := range secondHeaders {
-		if len(head) > at && isLUKS2(head[at:], luksSecond) {
-			return LUKS
-		}
+	if len(head) > secondHeader && isLUKS2(head[secondHeader:], luksSecond) {
+		return LUKS
 	}
 	if len(bytes.Trim(head, "\x00")) == 0 {
 		return Empty
