@@ -12,18 +12,14 @@ import (
 
 	"github.com/OSInside/eos/internal/flake"
 	"github.com/OSInside/eos/internal/flake/registration"
+	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
 // newRoot is the root of an image that is being built: nothing is mounted, there is no
 // podman, no registry and not even a passwd.
 func newRoot(t *testing.T) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" || os.Getenv("EOS_TEST_MUST_RUN") != "" {
-			t.Fatal("not root")
-		}
-		t.Skip("chroot needs root")
-	}
+	toolstreetest.NeedRoot(t)
 	root := t.TempDir()
 	if err := errors.Join(os.MkdirAll(root+"/usr/bin", 0o755), os.MkdirAll(root+"/usr/share", 0o755), os.Symlink("../../var/lib/flakes", root+"/usr/share/flakes")); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
 // fakePodman notes what it is called with, and does what is in the file of its first words.
@@ -403,9 +404,7 @@ func build(t *testing.T, dir string) {
 
 // bash completes commands, flags and what is registered.
 func TestCompletion(t *testing.T) {
-	if _, err := exec.LookPath("bash"); err != nil {
-		t.Skip(err)
-	}
+	toolstreetest.NeedProgram(t, "bash")
 	bin := t.TempDir()
 	build(t, bin)
 	for line, want := range map[string]string{

@@ -21,6 +21,7 @@ import (
 	"github.com/OSInside/eos/internal/fleet/fleetimage"
 	"github.com/OSInside/eos/internal/imagestore"
 	"github.com/OSInside/eos/internal/imagestore/imagestoretest"
+	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
 // before makes a device of a private mount namespace: the image's part below a /usr that
@@ -134,13 +135,8 @@ func putDevice(t *testing.T, dir string) *fleet.Key {
 
 // TestFleet has a real podman start the real container fleet, as an image has it.
 func TestFleet(t *testing.T) {
-	must := os.Getenv("CI") == "true" || os.Getenv("EOS_TEST_MUST_RUN") != ""
-	if _, err := exec.LookPath("podman"); err != nil && !must {
-		t.Skip(err)
-	}
-	if os.Geteuid() != 0 && !must {
-		t.Skip("mounts file systems: needs root")
-	}
+	toolstreetest.NeedProgram(t, "podman")
+	toolstreetest.NeedRoot(t)
 	dir := t.TempDir()
 	key := putDevice(t, dir)
 	var sent fleet.Enrolment

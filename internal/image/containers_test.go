@@ -19,6 +19,7 @@ import (
 	"github.com/OSInside/eos/internal/imagestore/imagestoretest"
 	"github.com/OSInside/eos/internal/oci"
 	"github.com/OSInside/eos/internal/toolstree"
+	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
 // podmanSpec is a description with podman, and with more YAML behind it.
@@ -101,16 +102,8 @@ func TestImageWithPodman(t *testing.T) {
 // TestStoreInSlot follows a store through the file system of a slot: what overlayfs and
 // containers need of it comes out again.
 func TestStoreInSlot(t *testing.T) {
-	tools, err := toolstree.Open(t.Context(), t.Logf)
-	if errors.Is(err, toolstree.ErrNoMaker) && os.Getenv("EOS_TEST_MUST_RUN") == "" && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to unpack devices and trusted attributes")
-	}
+	tools := toolstreetest.Open(t)
+	toolstreetest.NeedRoot(t) // to unpack devices and trusted attributes
 	type member = imagestoretest.Member
 	img := imagestoretest.Image(t, imagestoretest.Layer(t,
 		member{Header: tar.Header{Name: "b/.wh..wh..opq"}},

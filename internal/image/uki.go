@@ -28,7 +28,7 @@ func commandLine(s *imagespec.Spec) string {
 		"panic=10", // a kernel that gave up restarts, so that the fall-back happens
 		// A watchdog that was started stays on: nobody but a live system may feed it.
 		"i6300esb.nowayout=1", "iTCO_wdt.nowayout=1",
-		"gpt", // while the partition table is written, only its copy may be whole; the kernel looks there if told to
+		"gpt",                // while the partition table is written, only its copy may be whole; the kernel looks there if told to
 		"systemd.gpt_auto=0", // eos-init knows the disk
 		fmt.Sprintf("eos.watchdog=%d", s.Boot.Watchdog.Seconds()),
 	}

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/OSInside/eos/internal/command"
-	"github.com/OSInside/eos/internal/toolstree"
+	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
 // Host is a place to run podman in: a store of ours on a squashfs that is mounted, and a
@@ -22,18 +22,11 @@ type Host struct {
 	t testing.TB
 }
 
-// mustRun reports whether a test has to run, as in CI.
-func mustRun() bool { return os.Getenv("CI") == "true" || os.Getenv("EOS_TEST_MUST_RUN") != "" }
-
 // NewHost skips the test where podman cannot be run. In CI that is a failure.
 func NewHost(t testing.TB) *Host {
 	t.Helper()
-	if _, err := exec.LookPath("podman"); err != nil && !mustRun() {
-		t.Skip(err)
-	}
-	if os.Geteuid() != 0 && !mustRun() {
-		t.Skip("mounts file systems: needs root")
-	}
+	toolstreetest.NeedProgram(t, "podman")
+	toolstreetest.NeedRoot(t)
 	h := &Host{Dir: t.TempDir(), t: t}
 	store := "[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n"
 	for name, text := range map[string]string{
@@ -62,13 +55,7 @@ func NewHost(t testing.TB) *Host {
 // Mount makes what is in a tree the store.
 func (h *Host) Mount(tree Tree) {
 	h.t.Helper()
-	tools, err := toolstree.Open(h.t.Context(), h.t.Logf)
-	if errors.Is(err, toolstree.ErrNoMaker) && !mustRun() {
-		h.t.Skip(err)
-	}
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	tools := toolstreetest.Open(h.t)
 	var archive bytes.Buffer
 	if err := tree.WriteTar(&archive); err != nil {
 		h.t.Fatal(err)

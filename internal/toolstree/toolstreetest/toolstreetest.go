@@ -5,19 +5,45 @@ package toolstreetest
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/toolstree"
 )
 
+// Missing skips a test for what this machine lacks. In CI, and with EOS_TEST_MUST_RUN, that is a failure.
+func Missing(t testing.TB, what any) {
+	t.Helper()
+	if os.Getenv("EOS_TEST_MUST_RUN") != "" || os.Getenv("CI") == "true" {
+		t.Fatalf("this test has to run here: %v", what)
+	}
+	t.Skip(what)
+}
+
+// NeedRoot is [Missing] for whoever is not root.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Missing(t, "needs root")
+	}
+}
+
+// NeedProgram is [Missing] for a program of the host.
+func NeedProgram(t testing.TB, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		Missing(t, err)
+	}
+}
+
 // Open returns the tools tree, made first where there is none. A machine that
-// cannot make one skips the test, unless EOS_TEST_MUST_RUN is set or CI is true.
+// cannot make one lacks something.
 func Open(t testing.TB) *toolstree.Tree {
 	t.Helper()
 	tree, err := toolstree.Open(t.Context(), t.Logf)
-	if errors.Is(err, toolstree.ErrNoMaker) && os.Getenv("EOS_TEST_MUST_RUN") == "" && os.Getenv("CI") != "true" {
-		t.Skip(err)
+	if errors.Is(err, toolstree.ErrNoMaker) {
+		Missing(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)
