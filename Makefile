@@ -14,7 +14,7 @@ N        ?= 50
 SEED     ?= 1
 MACHINES ?= 2
 
-.PHONY: all build $(PROGRAMS) setup lint unit test campaign bench bench-update demo man completion fuzz clean
+.PHONY: all build $(PROGRAMS) setup setup-tests lint unit test campaign bench bench-update demo man completion fuzz clean
 
 all: build
 
@@ -24,16 +24,19 @@ build: $(PROGRAMS)
 $(PROGRAMS):
 	$(GO) build $(GOFLAGS) -ldflags "$(LDFLAGS)" -o bin/$@ ./cmd/$@
 
-# The two programs that are not in the tools tree.
+# The two programs that are not in the tools tree, and those that tests alone need.
 setup:
 	@sh scripts/setup
 
+setup-tests:
+	@sh scripts/setup tests
+
 # Without virtual machines, a few minutes.
-unit: setup
+unit: setup-tests
 	$(GO) test ./...
 
 # Everything. Whole systems come last and one at a time: they measure time-outs.
-test: setup
+test: setup-tests
 	EOS_TEST_VM=1 $(GO) test -timeout 30m $$($(GO) list ./... | grep -v /test/vm)
 	EOS_TEST_VM=1 $(GO) test -count=1 -timeout 80m -v ./test/vm
 

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/OSInside/eos/internal/cli"
 )
@@ -89,47 +88,25 @@ func parse(args []string) (*options, error) {
 
 // action is the one thing to do.
 func (o *options) action() string {
-	var names []string
-	for _, a := range []struct {
-		on   bool
-		name string
-	}{
-		{o.setup != "", "setup"}, {o.activate != "", "activate"}, {o.stop, "stop"}, {o.start, "start"}, {o.status, "status"},
-		{o.grow, "grow"}, {o.recoveryKey, "recovery-key"}, {o.unlock, "unlock"}, {o.restoreHeader, "restore-header"},
-		{o.repair, "repair"}, {o.confirm, "confirm"},
-	} {
-		if a.on {
-			names = append(names, a.name)
-		}
-	}
-	return strings.Join(names, " and --")
+	return cli.Action([]cli.Switch{
+		{On: o.setup != "", Name: "setup"}, {On: o.activate != "", Name: "activate"}, {On: o.stop, Name: "stop"},
+		{On: o.start, Name: "start"}, {On: o.status, Name: "status"}, {On: o.grow, Name: "grow"},
+		{On: o.recoveryKey, Name: "recovery-key"}, {On: o.unlock, Name: "unlock"},
+		{On: o.restoreHeader, Name: "restore-header"}, {On: o.repair, Name: "repair"}, {On: o.confirm, Name: "confirm"},
+	})
 }
 
 // consistent refuses combinations that mean nothing, instead of guessing.
 func (o *options) consistent() error {
 	a := o.action()
-	bad := func(format string, args ...any) error {
-		return cli.Refuse(cli.Usage, fmt.Errorf(format, args...), "flake-registry --help lists the options")
+	if a == "" {
+		return cli.Refuse(cli.Usage, errors.New("nothing to do: give one of --status, --setup, --activate, --stop, --start, --grow, --recovery-key, --unlock, --restore-header, --repair"),
+			"flake-registry --help lists the options")
 	}
-	switch {
-	case a == "":
-		return bad("nothing to do: give one of --status, --setup, --activate, --stop, --start, --grow, --recovery-key, --unlock, --restore-header, --repair")
-	case strings.Contains(a, " "):
-		return bad("--%s cannot be combined", a)
-	}
-	for _, f := range []struct {
-		on   bool
-		name string
-		with string // actions it goes with
-	}{
-		{o.yes, "yes", "setup restore-header repair"},
-		{o.wipe != "", "wipe", "setup"},
-		{o.reseal, "reseal", "unlock"},
-		{o.discardJournal, "discard-journal", "repair"},
-	} {
-		if f.on && !strings.Contains(" "+f.with+" ", " "+a+" ") {
-			return bad("--%s does not go with --%s", f.name, a)
-		}
-	}
-	return nil
+	return cli.Consistent("flake-registry", a, []cli.Switch{
+		{On: o.yes, Name: "yes", With: "setup restore-header repair"},
+		{On: o.wipe != "", Name: "wipe", With: "setup"},
+		{On: o.reseal, Name: "reseal", With: "unlock"},
+		{On: o.discardJournal, Name: "discard-journal", With: "repair"},
+	})
 }

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/update"
@@ -96,21 +95,14 @@ func parse(args []string) (*options, error) {
 
 // action is the one thing to do.
 func (o *options) action() string {
-	var names []string
-	for _, a := range []struct {
-		on   bool
-		name string
-	}{
-		{o.check, "check"}, {o.apply, "apply"}, {o.commit, "commit"}, {o.confirm, "confirm"},
-		{o.rollback, "rollback"}, {o.bootFailed, "boot-failed"}, {o.status, "status"}, {o.firmware, "firmware"},
-	} {
-		if a.on {
-			names = append(names, a.name)
-		}
-	}
+	a := cli.Action([]cli.Switch{
+		{On: o.check, Name: "check"}, {On: o.apply, Name: "apply"}, {On: o.commit, Name: "commit"},
+		{On: o.confirm, Name: "confirm"}, {On: o.rollback, Name: "rollback"}, {On: o.bootFailed, Name: "boot-failed"},
+		{On: o.status, Name: "status"}, {On: o.firmware, Name: "firmware"},
+	})
 	switch {
-	case len(names) > 0:
-		return strings.Join(names, " and --")
+	case a != "":
+		return a
 	case o.read != "":
 		return "read"
 	case o.reboot:
@@ -125,31 +117,22 @@ func (o *options) consistent() error {
 	bad := func(format string, args ...any) error {
 		return cli.Refuse(cli.Usage, fmt.Errorf(format, args...), "os-update --help lists the options")
 	}
-	switch {
-	case a == "":
+	if a == "" {
 		return bad("nothing to do: give one of --check, --apply, --commit, --rollback, --firmware, --reboot, --status, --read")
-	case strings.Contains(a, " "):
-		return bad("--%s cannot be combined", a)
 	}
-	for _, f := range []struct {
-		on   bool
-		name string
-		with string // actions it goes with
-	}{
-		{o.reboot, "reboot", "reboot commit rollback"},
-		{o.read != "", "read", "read check apply"},
-		{o.server != "", "server", "read check apply"},
-		{o.pkey != "", "pkey", "read check apply"},
-		{o.limitRate != "", "limit-rate", "read apply"},
-		{o.version != "", "version", "check apply"},
-		{o.allowDowngrade, "allow-downgrade", "check apply firmware"},
-		{o.activate != "", "activate", "apply"},
-		{o.downloadOnly, "download-only", "apply"},
-		{o.dryRun, "dry-run", "apply firmware"},
-	} {
-		if f.on && !strings.Contains(" "+f.with+" ", " "+a+" ") {
-			return bad("--%s does not go with --%s", f.name, a)
-		}
+	if err := cli.Consistent("os-update", a, []cli.Switch{
+		{On: o.reboot, Name: "reboot", With: "reboot commit rollback"},
+		{On: o.read != "", Name: "read", With: "read check apply"},
+		{On: o.server != "", Name: "server", With: "read check apply"},
+		{On: o.pkey != "", Name: "pkey", With: "read check apply"},
+		{On: o.limitRate != "", Name: "limit-rate", With: "read apply"},
+		{On: o.version != "", Name: "version", With: "check apply"},
+		{On: o.allowDowngrade, Name: "allow-downgrade", With: "check apply firmware"},
+		{On: o.activate != "", Name: "activate", With: "apply"},
+		{On: o.downloadOnly, Name: "download-only", With: "apply"},
+		{On: o.dryRun, Name: "dry-run", With: "apply firmware"},
+	}); err != nil {
+		return err
 	}
 	if o.activate != "" && o.activate != update.ActivateKexec && o.activate != update.ActivateReboot {
 		return bad("--activate %q: want kexec or reboot", o.activate)

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Code is an exit status. The numbers are an interface: scripts and units rely on them.
@@ -90,6 +91,39 @@ func Exit(code Code) error {
 // Usagef is an error in the command line.
 func Usagef(format string, a ...any) error {
 	return &Error{Code: Usage, Err: fmt.Errorf(format, a...)}
+}
+
+// A Switch is an option of a program that has several actions, each an option.
+type Switch struct {
+	On   bool
+	Name string
+	With string // names of the actions it goes with, with blanks between; not for actions
+}
+
+// Action returns the name of the one action that is on; all of them joined by " and --" where there are more,
+// and nothing where there is none.
+func Action(actions []Switch) string {
+	var names []string
+	for _, a := range actions {
+		if a.On {
+			names = append(names, a.Name)
+		}
+	}
+	return strings.Join(names, " and --")
+}
+
+// Consistent refuses two actions at once, and options that mean nothing with the action.
+func Consistent(program, action string, options []Switch) error {
+	hint := program + " --help lists the options"
+	if strings.Contains(action, " ") {
+		return Refuse(Usage, fmt.Errorf("--%s cannot be combined", action), hint)
+	}
+	for _, o := range options {
+		if o.On && !strings.Contains(" "+o.With+" ", " "+action+" ") {
+			return Refuse(Usage, fmt.Errorf("--%s does not go with --%s", o.Name, action), hint)
+		}
+	}
+	return nil
 }
 
 // codeOf returns the exit code of err: that of the outermost *Error in its tree.
