@@ -43,14 +43,20 @@ func TestPowerCuts(t *testing.T) {
 	p.measure(t)
 	t.Logf("an update takes %v; %d cuts, seed %d", p.span.Round(time.Second), *cuts, *seed)
 
+	live(t, &p.done, p.life)
+}
+
+// live runs lives, as many at a time as -machines says, until there were as many cuts as -cuts says.
+func live(t *testing.T, done *atomic.Int64, life func(*testing.T, int64)) {
+	t.Helper()
 	var lives atomic.Int64
 	lives.Store(*first)
 	var wg sync.WaitGroup
 	for range *parallel {
 		wg.Go(func() {
-			for p.done.Load() < int64(*cuts) {
+			for done.Load() < int64(*cuts) {
 				n := lives.Add(1) - 1
-				t.Run(fmt.Sprintf("life %d", n), func(t *testing.T) { p.life(t, n) })
+				t.Run(fmt.Sprintf("life %d", n), func(t *testing.T) { life(t, n) })
 			}
 		})
 	}

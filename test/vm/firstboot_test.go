@@ -2,10 +2,8 @@ package vm_test
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -49,18 +47,7 @@ func TestFirstBootCuts(t *testing.T) {
 	p.measure(t)
 	t.Logf("a first boot makes %d writes; %d cuts, seed %d", p.writes, *cuts, *seed)
 
-	var lives atomic.Int64
-	lives.Store(*first)
-	var wg sync.WaitGroup
-	for range *parallel {
-		wg.Go(func() {
-			for p.done.Load() < int64(*cuts) {
-				n := lives.Add(1) - 1
-				t.Run(fmt.Sprintf("life %d", n), func(t *testing.T) { p.life(t, n) })
-			}
-		})
-	}
-	wg.Wait()
+	live(t, &p.done, p.life)
 }
 
 type firstBoot struct {
