@@ -15,6 +15,7 @@ import (
 	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/fetch"
 	"github.com/OSInside/eos/internal/flake/registration"
 	"github.com/OSInside/eos/internal/registrystate"
 )
@@ -33,7 +34,7 @@ type place struct {
 func thisPlace() (place, error) {
 	at := place{
 		dir: flake.Dir, shipped: flake.ShippedDir, registry: registrystate.File, memory: flake.InMemory()[1],
-		uid: os.Getuid(), login: "root", home: "/root", chroot: inChroot(), podman: []string{flake.Podman}, patience: patience,
+		uid: os.Getuid(), login: "root", home: "/root", chroot: inChroot(), podman: []string{flake.Podman}, patience: fetch.Patience,
 	}
 	if at.uid == 0 {
 		return at, nil
@@ -99,7 +100,7 @@ func (a *app) whereUser() (where, error) {
 	if err != nil {
 		return where{}, cli.Refuse(cli.Failure, fmt.Errorf("read settings of the caller's flakes: %w", err), "flake-ctl init --user makes them")
 	}
-	c, err := flake.ParseConfig(path, text)
+	c, err := flake.ParseConfig(path, text, true)
 	if err != nil {
 		return where{}, err
 	}

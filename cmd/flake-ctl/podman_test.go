@@ -141,12 +141,12 @@ func TestPodman(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	argv, err := flake.Argv(r, &flake.Call{Instance: "one", Args: []string{"/prob?", "a b"}},
+	l, err := flake.Decide(r, &flake.Call{Instance: "one", Args: []string{"/prob?", "a b"}},
 		flake.Situation{Registry: registrystate.State{OK: true}, Getenv: os.Getenv, Exists: func(string) bool { return true }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := command.Output(t.Context(), command.Cmd{Argv: h.Command(argv...)})
+	out, err := command.Output(t.Context(), command.Cmd{Argv: h.Command(l.Run(host + "/probe:1")...)})
 	if err != nil || !strings.HasPrefix(string(out), "/probe 1007") || !strings.HasSuffix(string(out), "\na b none\n") {
 		t.Errorf("my.probe prints %q, %v", out, err)
 	}

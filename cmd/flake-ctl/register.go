@@ -98,17 +98,10 @@ func (a *app) remark(w where, name string) {
 	if err == nil && len(files) > 1 {
 		a.note("%d files in %s change this flake", len(files)-1, filepath.Join(w.dir, name+".d"))
 	}
-	if w.storage != "" {
-		a.note("it is registered, but podman-pilot does not start flakes of users yet")
-	}
 	if w.dir == w.shipped {
 		a.note("it becomes part of the image in %s; its container has to be in the image too", w.dir)
 	}
-	r, err := flake.Parse(name, files)
-	if err == nil {
-		err = r.Supported()
-	}
-	if err != nil {
+	if _, err = flake.Parse(name, files); err != nil {
 		a.note("it is registered, but will not start: %v", err)
 	}
 }

@@ -97,7 +97,7 @@ func (s *system) wantCalls(want string) {
 func TestRegister(t *testing.T) {
 	s := newSystem(t)
 	s.want("podman register --container img --app R/bin/a.b --target / --opt \\-i \\--rm plain --layer l1 l2 --base b --include-tar /a /b --include-path=/c --check-host-dependencies --attach",
-		cli.OK, "", "flake-ctl: it is registered, but will not start: start flake a.b: container.runtime.attach is not supported yet")
+		cli.OK, "", "")
 	want := `---
 include:
   tar:
@@ -142,7 +142,7 @@ vm: ~
 		"podman register --container x --app /x --resume --attach":         "none of the others",
 		"podman register --container x --app x":                            "want an absolute path",
 		"podman register --container x --app /x --layer y":                 "layers need a base",
-		"podman register --container x --app /" + strings.Repeat("x", 300): "longer than 200",
+		"podman register --container x --app /" + strings.Repeat("x", 300): "longer than 180",
 		"podman register --container x --app /x --run-as me":               "unknown flag",
 		"podman register --container x --app /x more":                      "unknown command",
 		"podman remove":         "[app container]",
@@ -241,7 +241,7 @@ func TestRemoveContainer(t *testing.T) {
 		}
 		s.want("podman register --container "+image+" --app R/bin/"+name, cli.OK, "", "")
 	}
-	s.want("podman register --container app --app R/bin/built --base img", cli.OK, "", "not supported yet")
+	s.want("podman register --container app --app R/bin/built --base img", cli.OK, "", "")
 	s.want("podman remove --container img", cli.Refused, "", "flakes stand on it: built\nhint: --force")
 	s.want("podman remove --app R/bin/built", cli.OK, "", "")
 	s.put("registry/flakes/bad.yaml", "-")
@@ -334,7 +334,7 @@ func TestUser(t *testing.T) {
 		t.Errorf("storage.conf = %q", got)
 	}
 	s.put("registry.json", "") // is nothing to users
-	s.want("podman --user register --container x --app R/home/bin/x", cli.OK, "", "podman-pilot does not start flakes of users yet")
+	s.want("podman --user register --container x --app R/home/bin/x", cli.OK, "", "")
 	if got := s.read("home/.config/flakes/x.yaml"); !strings.Contains(got, "runas: me\n") {
 		t.Errorf("x.yaml = %s", got)
 	}

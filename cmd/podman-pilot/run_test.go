@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/OSInside/eos/internal/cli"
+	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/launch"
 )
 
 const registration = `container:
@@ -21,101 +22,111 @@ const registration = `container:
   runtime: {runas: root, podman: [-i]}
 `
 
-// calling is a system that has the flakes app, of the registry, and shipped.
+// calling is a system that has the flakes app, of the registry, shipped, and own, of a user.
 type calling struct {
-	t    *testing.T
-	at   place
-	argv []string
+	t      *testing.T
+	at     place
+	what   launch.Options
+	status int
+	err    error
 }
 
 func newCalling(t *testing.T) *calling {
 	t.Helper()
 	dir := t.TempDir()
-	c := &calling{t: t, at: place{dir: dir + "/flakes", shipped: dir + "/shipped", registry: dir + "/registry.json"}}
-	c.at.exec = func(argv []string) error { c.argv = argv; return errors.New("not run") }
+	c := &calling{t: t, at: place{config: dir + "/flakes.yml", dir: dir + "/flakes", shipped: dir + "/shipped", registry: dir + "/registry.json"}}
+	c.at.launch = func(_ context.Context, o launch.Options) (int, error) { c.what = o; return c.status, c.err }
+	ofUser := strings.Replace(registration, "root", "any", 1)
 	for path, text := range map[string]string{
-		"flakes/app.yaml": registration, "shipped/shipped.yaml": registration, "flakes/bad.yaml": "container: {nmae: x}",
-		"flakes/stay.yaml": strings.Replace(registration, "podman", "resume: true, podman", 1), "registry.json": `{"state": "ok"}`,
+		"really/app.yaml": registration, "shipped/shipped.yaml": registration, "really/bad.yaml": "container: {nmae: x}",
+		"really/any.yaml": ofUser, "registry.json": `{"state": "ok"}`, "flakes.yml": "---\ngeneric:\n  host_paths: [/usr/lib]\n",
+		"home/.config/flakes.yml": "generic: {flakes_dir: " + dir + "/own, podman_storage_conf: /conf}", "own/own.yaml": ofUser, "own/app.yaml": "x",
 	} {
 		path = filepath.Join(dir, path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Symlink("really", c.at.dir); err != nil { // as on a device, where it leads into the registry
+		t.Fatal(err)
+	}
 	return c
 }
 
-// call runs the program and returns its status, its errors and what it would have become.
-func (c *calling) call(called string, args ...string) (int, string, string) {
+// call runs the program and returns its status and all that it says.
+func (c *calling) call(called string, args ...string) (int, string) {
 	c.t.Helper()
-	c.argv = nil
-	var out, stderr bytes.Buffer
-	env := &cli.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &stderr, Args: args, Getenv: os.Getenv}
-	code := cli.RunEnv(filepath.Base(called), env, func(_ context.Context, env *cli.Env) error { return run(env, called, c.at) })
-	return code, out.String() + stderr.String(), strings.Join(c.argv, " ")
+	c.what = launch.Options{}
+	var out bytes.Buffer
+	env := &cli.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out, Args: args, Getenv: os.Getenv}
+	code := cli.RunEnv(filepath.Base(called), env, func(ctx context.Context, env *cli.Env) error { return run(ctx, env, called, c.at) })
+	return code, out.String()
 }
 
 func TestRun(t *testing.T) {
 	c := newCalling(t)
+	c.status = 42
 	for _, x := range []struct {
 		name, args string
-		code       cli.Code
-		argv, text string
+		code       int
+		text       string
 	}{
-		{"/usr/bin/app", "a @one -- @b", cli.NotStarted, "/usr/bin/podman run --rm --pull=missing --label eos.flake=app --label eos.instance=one --name app.one -i --entrypoint /app img a -- @b", "run /usr/bin/podman: not run"},
-		{"shipped", "x", cli.NotStarted, "/usr/bin/podman run --rm --pull=never --label eos.flake=shipped -i --entrypoint /app img x", ""},
-		{"app", "%s", cli.NotStarted, "", "hint: put -- before"},
-		{"none", "", cli.NotStarted, "", `none: find flake "none": it is not registered`},
-		{"bad", "", cli.NotStarted, "", "bad.yaml:1: container.nmae: unknown key"},
-		{"stay", "", cli.NotStarted, "", "container.runtime.resume is not supported yet"},
-		{"podman-pilot", "--help", cli.OK, "", "Usage: FLAKE"},
-		{"podman-pilot", "run", cli.Usage, "", "called by its own name"},
+		{"/usr/bin/app", "a @one -- @b", 42, ""},
+		{"shipped", "x", 42, ""},
+		{"any", "", 42, ""},
+		{"app", "%s", 125, "hint: put -- before"},
+		{"none", "", 125, `none: find flake "none": it is not registered` + "\nhint: flake-ctl list"},
+		{"own", "", 125, "not registered"}, // it is another user's
+		{"bad", "", 125, "bad.yaml:1: container.nmae: unknown key"},
+		{"podman-pilot", "--help", 0, "Usage: FLAKE"},
+		{"podman-pilot", "run", 2, "called by its own name"},
+		{"..", "", 125, "not the name of a flake"},
 	} {
-		code, text, argv := c.call(x.name, strings.Fields(x.args)...)
-		if code != int(x.code) || argv != x.argv || !strings.Contains(text, x.text) {
-			t.Errorf("%s %s = %d, %q, becomes %q, want %d, %q, %q", x.name, x.args, code, text, argv, x.code, x.text, x.argv)
+		code, text := c.call(x.name, strings.Fields(x.args)...)
+		if code != x.code || !strings.Contains(text, x.text) || x.text == "" && text != "" {
+			t.Errorf("%s %s = %d, %q, want %d, %q", x.name, x.args, code, text, x.code, x.text)
+		}
+		if got := c.what.Registration; (x.code == 42) != (got != nil) || got != nil && (got.Name != filepath.Base(x.name) || !c.what.Registry.OK) {
+			t.Errorf("%s: starts %+v", x.name, got)
 		}
 	}
-
-	c.at.euid = 1000
-	if _, _, argv := c.call("/usr/bin/app", "a", "@one"); argv != "/usr/bin/sudo -- /usr/bin/app a @one" {
-		t.Errorf("a root flake of a user becomes %q, want sudo of itself", argv)
-	}
-	c.at.euid = 0
-	if err := os.WriteFile(c.at.registry, []byte(`{"state": "degraded", "problem": "no TPM"}`), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	code, text, argv := c.call("app")
-	if code != int(cli.NotStarted) || argv != "" || text != "app: start flake app: the registry is not there (no TPM)\nhint: flake-registry --status says what is wrong and what to do\n" {
-		t.Errorf("app without a registry = %d, %q, becomes %q", code, text, argv)
-	}
-	if _, _, argv := c.call("shipped"); !strings.Contains(argv, "--root /run/eos/flakes/storage") {
-		t.Errorf("shipped without a registry becomes %q, want a store in memory", argv)
+	c.call("app", "a", "@one", "--", "@b")
+	if got := fmt.Sprint(c.what.Call.Instance, c.what.Call.Args, c.what.HostPaths); got != "one[a -- @b] [/usr/lib]" {
+		t.Errorf("app a @one -- @b = %s", got)
 	}
 }
 
-// TestBecomesPodman runs the program: its standard streams, its arguments, its status and the
-// signals it gets are those of what it becomes.
-func TestBecomesPodman(t *testing.T) {
-	if os.Getenv("PILOT_TEST_EXEC") == "1" {
-		c := newCalling(t)
-		c.at.exec = func(argv []string) error {
-			return syscall.Exec("/bin/sh", append([]string{"sh", "-c", `cat; echo "$@"; echo said >&2; kill -TERM $$`}, argv...), os.Environ())
+// A user has the system's flakes that are not root's, and his own.
+func TestRunOfUser(t *testing.T) {
+	c := newCalling(t)
+	dir, err := launch.Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.at.euid, c.at.home = 1000, filepath.Dir(c.at.dir)+"/home"
+	for name, want := range map[string]string{"own": "", "any": "", "app": "start flake app: it runs as root\nhint: call it as root: sudo app\n"} {
+		code, text := c.call(name)
+		if !strings.HasSuffix(text, want) || (code == 0) != (want == "") || want == "" && (text != "" || c.what.StorageConf != "/conf" || c.what.Dir != dir) {
+			t.Errorf("%s = %d, %q, %+v, want %q", name, code, text, c.what, want)
 		}
-		c.call("app", "x", "y z")
-		t.Fatal("still here")
 	}
-	cmd := exec.Command(os.Args[0], "-test.run", "^TestBecomesPodman$")
-	cmd.Env = append(os.Environ(), "PILOT_TEST_EXEC=1", "TMPDIR="+t.TempDir())
-	cmd.Stdin = strings.NewReader("in\n")
-	var out, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
-		t.Errorf("status %v, want the end by SIGTERM: %s", err, stderr.String())
+}
+
+func TestHints(t *testing.T) {
+	c := newCalling(t)
+	if err := os.WriteFile(c.at.registry, []byte(`{"state": "degraded", "problem": "no TPM"}`), 0o644); err != nil {
+		t.Fatal(err)
 	}
-	if out.String() != "in\nrun --rm --pull=missing --label eos.flake=app -i --entrypoint /app img x y z\n" || stderr.String() != "said\n" {
-		t.Errorf("output %q, %q", out.String(), stderr.String())
+	c.call("app")
+	if c.what.Registry.OK || c.what.Registry.Reason != "no TPM" {
+		t.Errorf("app without a registry is started with %+v", c.what.Registry)
+	}
+	for err, want := range map[error]string{
+		flake.ErrNoRegistry: "flake-registry --status", launch.ErrBusy: "another @INSTANCE",
+	} {
+		c.err = err
+		if code, text := c.call("app"); code != 125 || !strings.Contains(text, "hint: "+want) {
+			t.Errorf("app with %v = %d, %q, want the hint %q", err, code, text, want)
+		}
 	}
 }

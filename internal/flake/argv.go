@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -29,16 +28,21 @@ func InMemory() []string {
 	}
 }
 
-// Labels of a container that say which flake it is of, and by what name it was called for.
+// Labels of a container of a flake.
 const (
-	Label         = "eos.flake"
-	LabelInstance = "eos.instance"
+	Label         = "eos.flake"       // which one it is of
+	LabelInstance = "eos.instance"    // by what name it was called for
+	LabelStays    = "eos.flake.stays" // true: it outlives the call, and a restart of the system
 )
 
 // Situation is what else decides how a flake is started.
 type Situation struct {
 	Registry registrystate.State
-	Terminal bool // standard input and output are one
+	Own      bool   // it has no more rights than its caller
+	Home     string // of the user it runs as
+	Terminal bool   // standard input and output are a terminal, which is the caller's to use
+	Random   string // a part for the names of containers that have no other
+	PidFile  string // where podman notes the container's first process
 	// Getenv and Exists are the caller's environment and files.
 	Getenv func(string) string
 	Exists func(path string) bool
@@ -47,139 +51,212 @@ type Situation struct {
 // ErrNoRegistry says that a flake needs the registry, which is not there.
 var ErrNoRegistry = errors.New("the registry is not there")
 
-// Argv returns the command line that starts the flake. Podman's own exit status is then that
-// of the application; 125 and more are podman's.
+// Launch is how a flake is started, decided for one call. All command lines begin with
+// [Launch.Engine]; images are named when they are known.
+type Launch struct {
+	Engine []string // podman, with the store it works on
+	Memory bool     // that store is in memory
+	Name   string   // of the container
+	Given  Options  // podman's, of the registration
+	// Terminal says that the application gets one of its own. Through says that it gets the
+	// very streams of the caller; otherwise podman stands between.
+	Terminal, Through bool
+
+	r *Registration
+	c *Call
+	s Situation
+}
+
+// Decide says how the flake is started.
 //
 // A flake that is part of the image and root's needs no registry: without one, podman writes
 // to memory. One that is read-only has nothing to write, so this is how it is started always:
 // whatever is wrong with the registry, the device has its update key. All others have nothing
 // to be started from.
-func Argv(r *Registration, c *Call, s Situation) ([]string, error) {
-	if err := r.Supported(); err != nil {
+func Decide(r *Registration, c *Call, s Situation) (*Launch, error) {
+	l := &Launch{Engine: []string{Podman}, r: r, c: c, s: s}
+	var err error
+	if l.Given, err = podmanOptions(r, c, s); err != nil {
 		return nil, err
 	}
-	argv := []string{Podman}
+	if err := r.check(&l.Given); err != nil {
+		return nil, err
+	}
 	switch {
-	case r.Shipped && r.Root() && (!s.Registry.OK || slices.Contains(r.Container.Runtime.Podman, "--read-only")):
-		argv = append(argv, InMemory()...)
+	case r.Shipped && r.Root() && (!s.Registry.OK || l.Given.has("--read-only")):
+		l.Engine, l.Memory = append(l.Engine, InMemory()...), true
 	case !s.Registry.OK:
 		return nil, fmt.Errorf("start flake %s: %w (%s)", r.Name, ErrNoRegistry, s.Registry.Reason)
 	}
-	argv = append(argv, "run", "--rm")
-	if r.Shipped {
-		argv = append(argv, "--pull=never") // it is in the image, or nowhere
-	} else {
-		argv = append(argv, "--pull=missing")
+	l.Terminal = l.Given.Terminal && s.Terminal
+	l.Through = !l.Terminal && !l.Given.has("--log-driver", "--attach", "-a", "--detach", "-d")
+	instance := c.Instance
+	if l.Name = l.Given.value("--name"); l.Name == "" {
+		if instance == "" && r.Mode() == Plain {
+			instance = s.Random
+		}
+		l.Name = ContainerName(r.Name, instance)
 	}
-	argv = append(argv, "--label", Label+"="+r.Name)
-	if c.Instance != "" {
-		argv = append(argv, "--label", LabelInstance+"="+c.Instance)
-		// Podman's names have no @ and no =.
-		argv = append(argv, "--name", r.Name+"."+strings.NewReplacer("@", ".", "=", ".").Replace(c.Instance))
+	return l, nil
+}
+
+// ContainerName is the name of a flake's container: podman takes letters, digits and ._- only.
+// Different flakes and instances have different names.
+func ContainerName(name, instance string) string {
+	var b strings.Builder
+	b.WriteString("flake.")
+	if instance != "" {
+		name += "@" + instance
 	}
-	options, err := podmanOptions(r, c, s)
-	if err != nil {
-		return nil, err
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c == '@':
+			b.WriteString("_.")
+		case c == '_':
+			b.WriteString("__")
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '.', c == '-':
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "_x%02x", c)
+		}
 	}
-	argv = append(argv, options...)
+	return b.String()
+}
+
+// Run is the command line of a plain flake. Podman's own exit status is then that of the
+// application; 125 and more are podman's. The container goes when the application ends.
+func (l *Launch) Run(image string) []string {
+	argv := l.container("run", "--rm")
+	if l.c.Instance != "" || l.Given.value("--name") != "" {
+		argv = append(argv, "--replace") // what a power cut has left of it
+	}
+	if l.s.PidFile != "" && !l.Given.has("--pidfile") {
+		argv = append(argv, "--pidfile", l.s.PidFile)
+	}
+	if l.needsInit() {
+		argv = append(argv, "--init")
+	}
+	if l.Given.Input {
+		argv = append(argv, "--interactive")
+	}
+	if l.Terminal {
+		// The default keys to detach with would hold back what is typed.
+		argv = append(argv, "--tty", "--detach-keys=")
+	}
+	switch {
+	case l.Given.has("--log-driver", "--detach", "-d"):
+	case l.Through:
+		argv = append(argv, "--log-driver=passthrough")
+	default:
+		argv = append(argv, "--log-driver=none")
+	}
+	return l.application(argv, image)
+}
+
+// needsInit tells whether a first process is put before the application. The kernel keeps
+// signals from the first process of a container that it does not expect, and orphans are
+// its to collect; a command has neither duty. What wants to be first is left alone.
+func (l *Launch) needsInit() bool {
+	if l.Given.has("--init", "--pid", "--systemd") || l.r.Mode() == Attach {
+		return false
+	}
+	base := path.Base(l.r.Container.Target)
+	return base != "/" && base != "init" && base != "systemd"
+}
+
+// Create makes the container of an attach flake.
+func (l *Launch) Create(image string) []string {
+	argv := l.container("create", "--label", LabelStays+"=true")
+	if l.Given.Input {
+		argv = append(argv, "--interactive")
+	}
+	if l.Given.Terminal {
+		argv = append(argv, "--tty")
+	}
+	if !l.Given.has("--log-driver") {
+		argv = append(argv, "--log-driver=none")
+	}
+	return l.application(argv, image)
+}
+
+// StartAttached starts that container if it does not run, and attaches to it.
+func (l *Launch) StartAttached() []string {
+	argv := append(slices.Clone(l.Engine), "start", "--attach")
+	if l.Given.Input {
+		argv = append(argv, "--interactive")
+	}
+	return append(argv, l.Name)
+}
+
+// forever is how long the container of a resume flake sleeps, as in the older system.
+const forever = "4294967295d"
+
+// Keep starts the container of a resume flake, which sleeps.
+func (l *Launch) Keep(image string) []string {
+	argv := l.container("run", "--label", LabelStays+"=true", "--detach")
+	if !l.Given.has("--init", "--pid") {
+		argv = append(argv, "--init")
+	}
+	if !l.Given.has("--log-driver") {
+		argv = append(argv, "--log-driver=none")
+	}
+	argv = append(argv, l.Given.Words...)
+	return append(argv, "--entrypoint", "sleep", image, forever)
+}
+
+// Exec has podman start the application in the container of a resume flake.
+func (l *Launch) Exec() []string {
+	argv := append(slices.Clone(l.Engine), "exec")
+	if l.Given.Input {
+		argv = append(argv, "--interactive")
+	}
+	if l.Terminal {
+		argv = append(argv, "--tty", "--detach-keys=")
+		if term := l.s.Getenv("TERM"); term != "" {
+			argv = append(argv, "--env", "TERM="+term)
+		}
+	}
+	return append(append(argv, l.Name), l.Command()...)
+}
+
+// Command is the application with its arguments, where the image says nothing of it.
+func (l *Launch) Command() []string {
+	return append([]string{l.r.program()}, l.c.Args...)
+}
+
+// Podman is a command line of podman's on the store of the flake.
+func (l *Launch) Podman(args ...string) []string { return append(slices.Clone(l.Engine), args...) }
+
+// container begins a command line that makes one.
+func (l *Launch) container(verb string, args ...string) []string {
+	argv := append(append(slices.Clone(l.Engine), verb), args...)
+	argv = append(argv, "--pull=never", "--label", Label+"="+l.r.Name)
+	if l.c.Instance != "" {
+		argv = append(argv, "--label", LabelInstance+"="+l.c.Instance)
+	}
+	if l.Given.value("--name") == "" {
+		argv = append(argv, "--name", l.Name)
+	}
+	return argv
+}
+
+// application ends a command line with what is run.
+func (l *Launch) application(argv []string, image string) []string {
+	argv = append(argv, l.Given.Words...)
+	if program := l.r.program(); program != "" {
+		argv = append(argv, "--entrypoint", program)
+	}
+	return append(append(argv, image), l.c.Args...)
+}
+
+// program is what is started in the container; empty: what the image says.
+func (r *Registration) program() string {
 	switch target := r.Container.Target; target {
 	case "":
-		argv = append(argv, "--entrypoint", r.Name)
-	case "/": // what the image says
+		return r.Name
+	case "/":
+		return ""
 	default:
-		argv = append(argv, "--entrypoint", target)
+		return target
 	}
-	argv = append(argv, r.Container.Name)
-	return append(argv, c.Args...), nil
-}
-
-// podmanOptions are those of the registration, as words.
-func podmanOptions(r *Registration, c *Call, s Situation) ([]string, error) {
-	given := r.Container.Runtime.Podman
-	if len(given) == 0 {
-		given = []string{"--interactive", "--tty"}
-	}
-	var out []string
-	for _, o := range given {
-		words := split(o)
-		for i, w := range words {
-			var err error
-			if words[i], err = expand(w, s.Getenv); err != nil {
-				return nil, fmt.Errorf("start flake %s: option %q: %w", r.Name, o, err)
-			}
-		}
-		switch host := volumeHost(words); {
-		case host != "" && c.IgnoreMissingVolume && !s.Exists(host):
-		case len(words) == 1 && !s.Terminal:
-			out = append(out, withoutTerminal(words[0])...)
-		default:
-			out = append(out, words...)
-		}
-	}
-	return out, nil
-}
-
-// split makes words of an option: it is split once, at its first blank.
-func split(o string) []string {
-	if name, rest, two := strings.Cut(o, " "); two {
-		return []string{name, rest}
-	}
-	return []string{o}
-}
-
-// withoutTerminal takes the wish for a terminal out of an option: in a pipe it would mix
-// standard error into the output, and change line ends.
-func withoutTerminal(o string) []string {
-	switch o {
-	case "-t", "--tty", "--tty=true":
-		return nil
-	case "-ti", "-it":
-		return []string{"-i"}
-	}
-	return []string{o}
-}
-
-var variable = regexp.MustCompile(`%[A-Z]+`)
-
-// expand puts the environment in the place of %NAME, once: what a variable holds is not
-// looked at again. A variable that is not set is left to be seen, as $NAME.
-func expand(s string, getenv func(string) string) (string, error) {
-	out := variable.ReplaceAllStringFunc(s, func(v string) string {
-		if text := getenv(v[1:]); text != "" {
-			return text
-		}
-		return "$" + v[1:]
-	})
-	if strings.ContainsRune(out, 0) {
-		return "", errors.New("it has a zero byte in it")
-	}
-	return out, nil
-}
-
-// volumeHost returns the path on the host of an option for a volume; empty if it is none.
-func volumeHost(words []string) string {
-	name, value, ok := strings.Cut(words[0], "=")
-	if len(words) == 2 {
-		name, value, ok = words[0], words[1], true
-	}
-	host, _, _ := strings.Cut(value, ":")
-	if !ok || name != "--volume" && name != "-v" || !path.IsAbs(host) {
-		return ""
-	}
-	return host
-}
-
-// StateFolder returns the folder on the host where a shipped flake keeps its state, which
-// the pilot makes if need be; empty if it has none. It is the volume that has the flake's
-// own name below [StateDir].
-func StateFolder(r *Registration) string {
-	if !r.Shipped {
-		return ""
-	}
-	for _, o := range r.Container.Runtime.Podman {
-		if host := volumeHost(split(o)); host == path.Join(StateDir, r.Name) {
-			return host
-		}
-	}
-	return ""
 }

@@ -2,6 +2,7 @@ package flake_test
 
 import (
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -58,39 +59,54 @@ func TestEveryArgumentCanBePassed(t *testing.T) {
 	})
 }
 
-func argv(r *flake.Registration, args string, change func(*flake.Situation)) (string, error) {
+// decide returns the decision for a call, and whatever else may be changed in the situation.
+func decide(r *flake.Registration, args string, change func(*flake.Situation)) (*flake.Launch, error) {
 	c, err := flake.ParseCall(strings.Fields(args))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	s := flake.Situation{
-		Registry: registrystate.State{OK: true},
-		Getenv:   func(name string) string { return map[string]string{"HOME": "/home/me", "TWICE": "%HOME"}[name] },
-		Exists:   func(path string) bool { return path == "/there" },
+		Registry: registrystate.State{OK: true}, Own: true, Random: "1", Home: "/root",
+		Getenv: func(name string) string {
+			return map[string]string{"HOME": "/home/me", "TWICE": "%HOME", "TERM": "xterm", "LANG": "/x"}[name]
+		},
+		Exists: func(path string) bool { return path == "/there" },
 	}
 	if change != nil {
 		change(&s)
 	}
-	words, err := flake.Argv(r, c, s)
-	return strings.Join(words, "|"), err
+	return flake.Decide(r, c, s)
 }
 
-func TestArgv(t *testing.T) {
-	gone := func(s *flake.Situation) { s.Registry = registrystate.State{Reason: "no TPM"} }
-	atTerminal := func(s *flake.Situation) { s.Terminal = true }
-	flakeOf := func(change func(*flake.Registration)) *flake.Registration {
-		r := &flake.Registration{Name: "app", Container: flake.Container{Name: "img", Target: "/bin/app", Runtime: flake.Runtime{RunAs: "root"}}}
-		change(r)
-		return r
+func flakeOf(change ...func(*flake.Registration)) *flake.Registration {
+	r := &flake.Registration{Name: "app", Container: flake.Container{Name: "img", Target: "/bin/app", Runtime: flake.Runtime{RunAs: "root"}}}
+	for _, c := range change {
+		c(r)
 	}
-	shipped := func(r *flake.Registration) { r.Shipped = true }
-	with := func(o ...string) func(*flake.Registration) {
-		return func(r *flake.Registration) { r.Container.Runtime.Podman = o }
-	}
+	return r
+}
+
+func shipped(r *flake.Registration) { r.Shipped = true }
+func resume(r *flake.Registration)  { r.Container.Runtime.Resume = true }
+func attach(r *flake.Registration)  { r.Container.Runtime.Attach = true }
+func target(t string) func(*flake.Registration) {
+	return func(r *flake.Registration) { r.Container.Target = t }
+}
+func with(o ...string) func(*flake.Registration) {
+	return func(r *flake.Registration) { r.Container.Runtime.Podman = o }
+}
+
+func gone(s *flake.Situation)       { s.Registry = registrystate.State{Reason: "no TPM"} }
+func atTerminal(s *flake.Situation) { s.Terminal = true }
+
+func TestRun(t *testing.T) {
 	const (
-		run      = "/usr/bin/podman|run|--rm|--pull=missing|--label|eos.flake=app|"
+		label    = "--pull=never|--label|eos.flake=app|"
+		run      = "/usr/bin/podman|run|--rm|" + label + "--name|flake.app_.1|--init|"
+		through  = "--log-driver=passthrough|"
+		program  = "--entrypoint|/bin/app|img"
 		inMemory = "/usr/bin/podman|--root|/run/eos/flakes/storage|--runroot|/run/eos/flakes/run|--storage-driver|overlay|" +
-			"--storage-opt|additionalimagestore=/usr/lib/eos/containers|--events-backend|none|"
+			"--storage-opt|additionalimagestore=/usr/lib/eos/containers|--events-backend|none|run|--rm|" + label + "--name|flake.app_.1|--init|"
 	)
 	for _, c := range []struct {
 		name   string
@@ -99,61 +115,103 @@ func TestArgv(t *testing.T) {
 		change func(*flake.Situation)
 		want   string
 	}{
-		{"plain", flakeOf(func(*flake.Registration) {}), "-v x", nil, run + "--interactive|--tty|--entrypoint|/bin/app|img|-v|x"},
-		{"image's program", flakeOf(func(r *flake.Registration) { r.Container.Target = "/" }), "", atTerminal, run + "--interactive|--tty|img"},
-		{"own name", flakeOf(func(r *flake.Registration) { r.Container.Target = "" }), "", atTerminal, run + "--interactive|--tty|--entrypoint|app|img"},
-		{"instance", flakeOf(with("-i")), "@a@b=c", nil, run + "--label|eos.instance=a@b=c|--name|app.a.b.c|-i|--entrypoint|/bin/app|img"},
-		{"options", flakeOf(with("--volume /a b:/c", "--env=X", "--rm")), "", nil, run + "--volume|/a b:/c|--env=X|--rm|--entrypoint|/bin/app|img"},
-		{"variables", flakeOf(with("--volume %HOME:/x", "-e=%TWICE", "-e=%NONE", "-e=%lower%")), "", nil, run + "--volume|/home/me:/x|-e=%HOME|-e=$NONE|-e=%lower%|--entrypoint|/bin/app|img"},
-		{"pipe", flakeOf(with("-ti", "--tty", "-t")), "", nil, run + "-i|--entrypoint|/bin/app|img"},
-		{"terminal", flakeOf(with("-ti", "--tty", "-t")), "", atTerminal, run + "-ti|--tty|-t|--entrypoint|/bin/app|img"},
+		{"at a terminal", flakeOf(), "-v x", atTerminal, run + "--interactive|--tty|--detach-keys=|--log-driver=none|" + program + "|-v|x"},
+		{"in a pipe", flakeOf(), "", nil, run + "--interactive|" + through + program},
+		{"no input", flakeOf(with("--net host")), "", nil, run + through + "--net|host|" + program},
+		{"image's program", flakeOf(target("/")), "x", nil, strings.Replace(run, "--init|", "", 1) + "--interactive|" + through + "img|x"},
+		{"own name", flakeOf(target("")), "", nil, run + "--interactive|" + through + "--entrypoint|app|img"},
+		{"init", flakeOf(target("/usr/sbin/init"), with("-t")), "", nil, strings.Replace(run, "--init|", "", 1) + through + "--entrypoint|/usr/sbin/init|img"},
+		{"the host's processes", flakeOf(with("--pid host")), "", nil, strings.Replace(run, "--init|", "", 1) + through + "--pid|host|" + program},
+		{"instance", flakeOf(with("-i")), "@a@b=c_d", nil, "/usr/bin/podman|run|--rm|" + label + "--label|eos.instance=a@b=c_d|--name|flake.app_.a_.b_x3dc__d|--replace|--init|--interactive|" + through + program},
+		{"own name of the container", flakeOf(with("--name=n")), "", nil, "/usr/bin/podman|run|--rm|" + label + "--replace|--init|" + through + "--name=n|" + program},
+		{"options", flakeOf(with("--volume /a b:/c", "--env=X", "--rm", "-dit", "-it")), "", nil, run + "--interactive|--volume|/a b:/c|--env=X|--rm|-d|" + program},
+		{"log", flakeOf(with("--log-driver journald")), "", nil, run + "--log-driver|journald|" + program},
+		{"variables", flakeOf(with("--volume %HOME:/x", "-e=%TWICE", "-e=%NONE", "-e=%lower%")), "", nil, run + through + "--volume|/home/me:/x|-e=%HOME|-e=$NONE|-e=%lower%|" + program},
+		{"variables of another", flakeOf(with("--volume %HOME:/x", "-e=%TERM", "-e=%NONE")), "", func(s *flake.Situation) { s.Own = false }, run + through + "--volume|/root:/x|-e=xterm|-e=$NONE|" + program},
 		{"missing volumes", flakeOf(with("--volume /gone:/x", "--volume=/gone:/x", "-v /there:/x", "--volume name:/x")), "%ignore_missing_volume_path", nil,
-			run + "-v|/there:/x|--volume|name:/x|--entrypoint|/bin/app|img"},
-		{"shipped", flakeOf(shipped), "", atTerminal, "/usr/bin/podman|run|--rm|--pull=never|--label|eos.flake=app|--interactive|--tty|--entrypoint|/bin/app|img"},
-		{"shipped, no registry", flakeOf(shipped), "", func(s *flake.Situation) { gone(s); atTerminal(s) },
-			inMemory + "run|--rm|--pull=never|--label|eos.flake=app|--interactive|--tty|--entrypoint|/bin/app|img"},
-		{"shipped, read-only", flakeOf(func(r *flake.Registration) { shipped(r); with("--read-only")(r) }), "x", nil,
-			inMemory + "run|--rm|--pull=never|--label|eos.flake=app|--read-only|--entrypoint|/bin/app|img|x"},
-		{"read-only", flakeOf(with("--read-only")), "", nil, run + "--read-only|--entrypoint|/bin/app|img"},
+			run + through + "-v|/there:/x|--volume|name:/x|" + program},
+		{"shipped", flakeOf(shipped), "", nil, run + "--interactive|" + through + program},
+		{"shipped, no registry", flakeOf(shipped), "", gone, inMemory + "--interactive|" + through + program},
+		{"shipped, read-only", flakeOf(shipped, with("--read-only")), "x", nil, inMemory + through + "--read-only|" + program + "|x"},
+		{"read-only", flakeOf(with("--read-only")), "", nil, run + through + "--read-only|" + program},
+		{"pid file", flakeOf(with("-i")), "", func(s *flake.Situation) { s.PidFile = "/p" }, strings.Replace(run, "--init|", "--pidfile|/p|--init|", 1) + "--interactive|" + through + program},
 	} {
-		if c.name == "plain" {
-			c.change = atTerminal
+		l, err := decide(c.r, c.args, c.change)
+		if err != nil {
+			t.Errorf("%s: Decide: %v", c.name, err)
+			continue
 		}
-		got, err := argv(c.r, c.args, c.change)
-		if diff := cmp.Diff(strings.Split(c.want, "|"), strings.Split(got, "|")); err != nil || diff != "" {
-			t.Errorf("%s: Argv: %v (-want +got):\n%s", c.name, err, diff)
-		}
-	}
-
-	for name, r := range map[string]*flake.Registration{
-		"registered": flakeOf(func(*flake.Registration) {}),
-		"a user's": flakeOf(func(r *flake.Registration) {
-			r.Shipped = true
-			r.Container.Runtime.RunAs = ""
-		}),
-	} {
-		if _, err := argv(r, "", gone); !errors.Is(err, flake.ErrNoRegistry) || !strings.Contains(err.Error(), "no TPM") {
-			t.Errorf("%s: Argv without a registry = %v, want why", name, err)
+		if diff := cmp.Diff(strings.Split(c.want, "|"), l.Run("img")); diff != "" {
+			t.Errorf("%s: Run (-want +got):\n%s", c.name, diff)
 		}
 	}
 }
 
-func TestNotSupportedYet(t *testing.T) {
-	for key, change := range map[string]func(*flake.Registration){
-		"resume":         func(r *flake.Registration) { r.Container.Runtime.Resume = true },
-		"attach":         func(r *flake.Registration) { r.Container.Runtime.Attach = true },
-		"base_container": func(r *flake.Registration) { r.Container.Base = "basesystem" },
-		"layers":         func(r *flake.Registration) { r.Container.Layers = []string{"x"} },
-		"check_host":     func(r *flake.Registration) { r.Container.CheckHost = true },
-		"include.tar":    func(r *flake.Registration) { r.Include.Tar = []string{"/x.tar"} },
-		"include.path":   func(r *flake.Registration) { r.Include.Path = []string{"/x"} },
+func TestContainersThatStay(t *testing.T) {
+	const label = "--label|eos.flake.stays=true"
+	for _, c := range []struct{ name, got, want string }{
+		{"keep", strings.Join(must(t, flakeOf(resume), "@x a").Keep("asm:1"), "|"), "/usr/bin/podman|run|" + label + "|--detach|--pull=never|--label|eos.flake=app|" +
+			"--label|eos.instance=x|--name|flake.app_.x|--init|--log-driver=none|--entrypoint|sleep|asm:1|4294967295d"},
+		{"exec", strings.Join(must(t, flakeOf(resume), "a b").Exec(), "|"), "/usr/bin/podman|exec|--interactive|flake.app|/bin/app|a|b"},
+		{"create", strings.Join(must(t, flakeOf(attach, with("-t", "--log-driver=none")), "a").Create("img"), "|"), "/usr/bin/podman|create|" + label + "|--pull=never|--label|eos.flake=app|" +
+			"--name|flake.app|--tty|--log-driver=none|--entrypoint|/bin/app|img|a"},
+		{"start", strings.Join(must(t, flakeOf(attach), "").StartAttached(), "|"), "/usr/bin/podman|start|--attach|--interactive|flake.app"},
 	} {
-		r := &flake.Registration{Name: "app", Container: flake.Container{Name: "img"}}
-		change(r)
-		if got, err := argv(r, "", nil); err == nil || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "not supported yet") {
-			t.Errorf("Argv with %s = %s, %v, want that it is not supported yet", key, got, err)
+		if c.got != c.want {
+			t.Errorf("%s = %s, want %s", c.name, c.got, c.want)
 		}
 	}
+}
+
+func must(t *testing.T, r *flake.Registration, args string) *flake.Launch {
+	t.Helper()
+	l, err := decide(r, args, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestRefused(t *testing.T) {
+	notOwn := func(s *flake.Situation) { s.Own = false }
+	for _, c := range []struct {
+		name   string
+		r      *flake.Registration
+		change func(*flake.Situation)
+		want   string
+	}{
+		{"no registry", flakeOf(), gone, "no TPM"},
+		{"no registry, a user's", flakeOf(shipped, func(r *flake.Registration) { r.Container.Runtime.RunAs = "" }), gone, "no TPM"},
+		{"both", flakeOf(resume, attach), nil, "exclude each other"},
+		{"resume of what the image starts", flakeOf(resume, target("/")), nil, "resume needs target_app_path"},
+		{"layers alone", flakeOf(func(r *flake.Registration) { r.Container.Layers = []string{"x"} }), nil, "layers need a base_container"},
+		{"resume in the background", flakeOf(resume, with("-d")), nil, "not detached"},
+		{"a path of the caller's", flakeOf(with("-v=%LANG:/x")), notOwn, "%LANG"},
+		{"another variable of the caller's", flakeOf(with("-v=%TWICE:/x")), notOwn, "%TWICE"},
+		{"zero byte", flakeOf(with("a\x00")), nil, "zero byte"},
+	} {
+		if l, err := decide(c.r, "", c.change); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: Decide = %+v, %v, want %q", c.name, l, err, c.want)
+		}
+	}
+	if _, err := decide(flakeOf(), "", gone); !errors.Is(err, flake.ErrNoRegistry) {
+		t.Errorf("Decide = %v, want ErrNoRegistry", err)
+	}
+}
+
+// Containers of different flakes and instances have different names, which podman takes.
+func TestContainerName(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.OneOf(rapid.SampledFrom([]string{"a", "a_", "a_.b", "a@b", "a.b", "ä"}), rapid.String())
+		a, b := name.Draw(t, "a"), name.Draw(t, "b")
+		x, y := flake.ContainerName(a, ""), flake.ContainerName(b, "")
+		if (a == b) != (x == y) {
+			t.Fatalf("ContainerName(%q) = %s, of %q %s", a, x, b, y)
+		}
+		if !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`).MatchString(x) {
+			t.Fatalf("ContainerName(%q) = %s, which podman does not take", a, x)
+		}
+	})
 }
 
 func TestStateFolder(t *testing.T) {

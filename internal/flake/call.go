@@ -8,15 +8,16 @@ import (
 
 // Call is what a command line says: pilot arguments apart from those of the application.
 type Call struct {
-	Instance string // @NAME without the @; empty: any
-	// IgnoreMissingVolume leaves volumes out whose path on the host is missing. The other
-	// options of a pilot are accepted and mean nothing for a flake that does not stay:
-	// standard streams are always handed on, and the container is always removed.
-	IgnoreMissingVolume bool
+	Instance            string   // @NAME without the @; empty: any
+	Progress            bool     // say what takes long
+	Remove              bool     // remove a container that would stay
+	IgnoreSyncError     bool     // go on without what of the host cannot be had
+	IgnoreMissingVolume bool     // leave volumes out whose path on the host is missing
 	Args                []string // of the application
 }
 
-// options are the words that a pilot knows after %.
+// options are the words that a pilot knows after %. Streams are handed on always, so
+// interactive says nothing.
 var options = []string{"progress", "interactive", "remove", "ignore_sync_error", "ignore_missing_volume_path"}
 
 var instance = regexp.MustCompile(`^@[A-Za-z0-9@=_-]{1,63}$`)
@@ -55,11 +56,18 @@ func ParseCall(args []string) (*Call, error) {
 // option takes one word, which may have a value behind its last colon.
 func (c *Call) option(word string) error {
 	name, _, _ := strings.Cut(word, ":")
-	for _, o := range options {
-		if name == o {
-			c.IgnoreMissingVolume = c.IgnoreMissingVolume || name == "ignore_missing_volume_path"
-			return nil
-		}
+	switch name {
+	case "progress":
+		c.Progress = true
+	case "interactive":
+	case "remove":
+		c.Remove = true
+	case "ignore_sync_error":
+		c.IgnoreSyncError = true
+	case "ignore_missing_volume_path":
+		c.IgnoreMissingVolume = true
+	default:
+		return fmt.Errorf("option %%%s: it is none of a flake's: %%%s", word, strings.Join(options, ", %"))
 	}
-	return fmt.Errorf("option %%%s: it is none of a flake's: %%%s", word, strings.Join(options, ", %"))
+	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/OSInside/eos/internal/flake"
 )
 
@@ -11,7 +13,7 @@ func TestParseConfig(t *testing.T) {
 	const text = "---\ngeneric:\n  flakes_dir: /home/me/.config/flakes\n  podman_ids_dir: /tmp/flakes\n" +
 		"  firecracker_ids_dir: /tmp/flakes\n  podman_storage_conf: /home/me/storage.conf\n"
 	want := flake.Config{Dir: "/home/me/.config/flakes", StorageConf: "/home/me/storage.conf"}
-	if got, err := flake.ParseConfig("f", []byte(text)); err != nil || got != want {
+	if got, err := flake.ParseConfig("f", []byte(text), true); err != nil || !cmp.Equal(got, want) {
 		t.Errorf("ParseConfig = %+v, %v, want %+v", got, err, want)
 	}
 	for text, want := range map[string]string{
@@ -21,7 +23,7 @@ func TestParseConfig(t *testing.T) {
 		"generic:\n  a: /x\n":           "f:2: generic.a: unknown key",
 		"generic: {flakes_dir: [], x: ": "f:1: ",
 	} {
-		if got, err := flake.ParseConfig("f", []byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
+		if got, err := flake.ParseConfig("f", []byte(text), true); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("ParseConfig(%q) = %+v, %v, want %q", text, got, err, want)
 		}
 	}

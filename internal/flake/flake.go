@@ -2,8 +2,9 @@
 // container. It reads registrations and decides how podman is called; it starts nothing.
 //
 // [Find] reads the registration of a name, [ParseCall] what the command line says, and
-// [Argv] turns both into podman's arguments; [List] reads all registrations. All but Find
-// and List are functions of their arguments. Package registration, below, writes.
+// [Decide] turns both into podman's arguments; [List] reads all registrations. All but Find
+// and List are functions of their arguments. Of the packages below, registration writes
+// registrations, assemble puts containers together, and launch starts them.
 //
 // A registration is NAME.yaml with the files of NAME.d beside it, merged in the order of
 // their names: mappings key by key, to any depth; single values and lists replace what was
@@ -14,9 +15,6 @@
 // Registrations are looked for in /usr/share/flakes, which lies in the registry, then in
 // /usr/lib/eos/flakes, which is part of the image ([Registration.Shipped]). The container of
 // one of the latter is in the image too, so it also starts when there is no registry.
-//
-// Not supported yet, and refused: flakes that stay (resume, attach), that are put together
-// (base_container, layers, check_host_dependencies, include), and those of users.
 package flake
 
 import (
@@ -75,9 +73,12 @@ func (r *Registration) Root() bool { return r.Container.Runtime.RunAs == "root" 
 // ErrName says that a name cannot be that of a flake.
 var ErrName = errors.New("it is not the name of a flake")
 
+// maxName bounds the name of a flake, in bytes: with that of an instance it has to be one of a file.
+const maxName = 180
+
 // ValidName tells whether a flake can have this name: it is that of its files.
 func ValidName(name string) bool {
-	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00\n") && len(name) <= 200
+	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00\n") && len(name) <= maxName
 }
 
 // checkName keeps names out that would be other files.
@@ -88,24 +89,47 @@ func checkName(name string) error {
 	return nil
 }
 
-// Supported says whether this flake can be started yet.
-func (r *Registration) Supported() error {
-	c := r.Container
-	for _, f := range []struct {
-		used bool
-		key  string
-	}{
-		{c.Runtime.Resume, "container.runtime.resume"},
-		{c.Runtime.Attach, "container.runtime.attach"},
-		{c.Base != "", "container.base_container"},
-		{len(c.Layers) > 0, "container.layers"},
-		{c.CheckHost, "container.check_host_dependencies"},
-		{len(r.Include.Tar) > 0, "include.tar"},
-		{len(r.Include.Path) > 0, "include.path"},
-	} {
-		if f.used {
-			return fmt.Errorf("start flake %s: %s is not supported yet", r.Name, f.key)
-		}
+// Mode is how long the container of a flake stays.
+type Mode int
+
+// Modes of a flake.
+const (
+	Plain  Mode = iota // it goes with the application
+	Resume             // it stays, and each call starts the application in it
+	Attach             // it stays with the application, which further calls attach to
+)
+
+// Mode returns that of the flake.
+func (r *Registration) Mode() Mode {
+	switch {
+	case r.Container.Runtime.Resume:
+		return Resume
+	case r.Container.Runtime.Attach:
+		return Attach
 	}
-	return nil
+	return Plain
+}
+
+// Assembled tells whether the container is put together from more than its image.
+func (r *Registration) Assembled() bool {
+	c := r.Container
+	return c.Base != "" || c.CheckHost || len(r.Include.Tar) > 0 || len(r.Include.Path) > 0
+}
+
+// check says what keys, each of which is right, do not go together.
+func (r *Registration) check(o *Options) error {
+	var why string
+	switch c := r.Container; {
+	case c.Runtime.Resume && c.Runtime.Attach:
+		why = "resume and attach exclude each other"
+	case c.Runtime.Resume && c.Target == "/":
+		why = "resume needs target_app_path: what the image starts by itself is not started again"
+	case len(c.Layers) > 0 && c.Base == "":
+		why = "layers need a base_container"
+	case r.Mode() != Plain && o.has("--detach", "-d"):
+		why = "a container that stays is not detached from"
+	default:
+		return nil
+	}
+	return fmt.Errorf("start flake %s: container: %s", r.Name, why)
 }

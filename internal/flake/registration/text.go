@@ -77,7 +77,7 @@ func CheckApp(app string) error {
 	case path.Clean(app) != app || app == "/":
 		return bad("want the path of a file, without //, . and ..")
 	case !flake.ValidName(name):
-		return bad("its name begins with a dot or is longer than 200 bytes")
+		return bad("its name begins with a dot or is longer than 180 bytes")
 	case !utf8.ValidString(app) || strings.ContainsFunc(app, unicode.IsControl):
 		return bad("it has characters in it that are no text")
 	case name == path.Base(Pilot):

@@ -129,7 +129,7 @@ func Registration(authorities bool) ([]byte, error) {
 	if authorities {
 		volumes = append(volumes, Authorities+":"+Authorities+":ro")
 	}
-	options := []string{"--read-only", "--cgroups disabled", "--network host", "--cap-drop all", "--security-opt no-new-privileges", "--log-driver none"}
+	options := []string{"--read-only", "--cgroups disabled", "--network host", "--cap-drop all", "--security-opt no-new-privileges"}
 	for _, v := range volumes {
 		options = append(options, "--volume "+v)
 	}

@@ -111,14 +111,14 @@ func TestRegistration(t *testing.T) {
 		t.Errorf("StateFolder = %q, want %q", got, fleet.StateDir)
 	}
 	for _, ok := range []bool{true, false} {
-		argv, err := flake.Argv(r, &flake.Call{Args: []string{"--getkey"}}, flake.Situation{Registry: registrystate.State{OK: ok}, Getenv: os.Getenv})
+		l, err := flake.Decide(r, &flake.Call{Args: []string{"--getkey"}}, flake.Situation{Registry: registrystate.State{OK: ok}, Getenv: os.Getenv, Random: "1"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := strings.Join(argv, " ")
+		got := strings.Join(l.Run("localhost/fleet"), " ")
 		const want = "/usr/bin/podman --root /run/eos/flakes/storage --runroot /run/eos/flakes/run --storage-driver overlay " +
-			"--storage-opt additionalimagestore=/usr/lib/eos/containers --events-backend none run --rm --pull=never --label eos.flake=fleet --read-only --cgroups disabled --network host --cap-drop all " +
-			"--security-opt no-new-privileges --log-driver none --volume /run:/run --volume /run/eos:/run/eos:ro " +
+			"--storage-opt additionalimagestore=/usr/lib/eos/containers --events-backend none run --rm --pull=never --label eos.flake=fleet --name flake.fleet_.1 --init --log-driver=passthrough --read-only --cgroups disabled --network host --cap-drop all " +
+			"--security-opt no-new-privileges --volume /run:/run --volume /run/eos:/run/eos:ro " +
 			"--volume /var/lib/eos/fleet:/var/lib/eos/fleet --volume /etc/machine-id:/etc/machine-id:ro " +
 			"--volume /usr/lib/os-release:/etc/os-release:ro --volume /usr/share/eos/build.json:/usr/share/eos/build.json:ro " +
 			"--volume /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro --entrypoint /fleet localhost/fleet --getkey"

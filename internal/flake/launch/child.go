@@ -1,0 +1,216 @@
+package launch
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/OSInside/eos/internal/flake"
+)
+
+// child is how a program is run that stands for the application.
+type child struct {
+	watch   *watcher // is told of it; may be nil
+	pidFile string   // of the first process of its container; may be empty
+}
+
+// end is how it has ended.
+type end struct {
+	status int
+	killed bool // the program was, so nobody has cleared up
+}
+
+// run runs a program in the place of the application: with the caller's streams and signals.
+//
+// At a terminal of its own the program is of our process group, so that it may use the
+// terminal, which sends it no signals then. Otherwise it has a group of its own, and gets each
+// signal once, from here.
+func (j *job) run(argv []string, c child) (end, error) {
+	j.Debug(argv)
+	x := exec.Command(argv[0], argv[1:]...)
+	x.Env = append(os.Environ(), j.env...)
+	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: !j.Terminal, Pdeathsig: syscall.SIGTERM}
+	if j.Registration.Mode() == flake.Attach {
+		x.SysProcAttr.Pdeathsig = syscall.SIGKILL // the application stays
+	}
+	streams, err := j.connect(x)
+	if err != nil {
+		return end{}, err
+	}
+	notify, err := j.ready(x)
+	if err != nil {
+		return end{}, err
+	}
+	defer notify()
+	if j.Terminal {
+		if state, err := term.GetState(0); err == nil {
+			defer func() { _ = term.Restore(0, state) }() // whatever end the program has come to
+		}
+	}
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, passed(j.Terminal)...)
+	if err := x.Start(); err != nil {
+		signal.Stop(signals)
+		streams.close()
+		return end{}, fmt.Errorf("run %s: %w", argv[0], err)
+	}
+	c.watch.child(x.Process.Pid)
+	streams.start()
+	state, err := j.wait(x.Process, signals, c)
+	signal.Stop(signals)
+	if err != nil {
+		return end{}, fmt.Errorf("wait for %s: %w", argv[0], err)
+	}
+	streams.out.Wait()
+	ws := state.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return end{128 + int(ws.Signal()), true}, nil
+	}
+	return end{status: ws.ExitStatus()}, nil
+}
+
+// wait hands on signals until the program has ended.
+func (j *job) wait(p *os.Process, signals <-chan os.Signal, c child) (*os.ProcessState, error) {
+	type result struct {
+		state *os.ProcessState
+		err   error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		state, err := p.Wait()
+		ended <- result{state, err}
+	}()
+	for {
+		select {
+		case r := <-ended:
+			return r.state, r.err
+		case sig := <-signals:
+			number := sig.(syscall.Signal)
+			j.got[number] = true
+			switch {
+			case number == syscall.SIGTSTP && !j.Terminal:
+				pause(p, c.pidFile)
+			case number == syscall.SIGCONT:
+			default:
+				_ = p.Signal(number) // it may have ended meanwhile
+			}
+		}
+	}
+}
+
+// pause stops the application, and then this process, as a terminal does with a job. Both go
+// on together. The first process of a container does not get a signal to stop that it has
+// not asked for, but is stopped from outside.
+func pause(p *os.Process, pidFile string) {
+	stopped := containerProcesses(pidFile)
+	if len(stopped) == 0 {
+		_ = p.Signal(syscall.SIGTSTP)
+	}
+	for _, pid := range stopped {
+		_ = syscall.Kill(pid, syscall.SIGSTOP)
+	}
+	_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	// Here somebody has told us to go on.
+	for _, pid := range stopped {
+		_ = syscall.Kill(pid, syscall.SIGCONT)
+	}
+	_ = p.Signal(syscall.SIGCONT)
+}
+
+// passed are the signals that the application gets: all that say something to it.
+func passed(terminal bool) []os.Signal {
+	var out []os.Signal
+	for s := syscall.Signal(1); s < 65; s++ {
+		switch s {
+		case syscall.SIGKILL, syscall.SIGSTOP: // nobody gets them
+		case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG: // ours: children, streams, the scheduler
+		case syscall.SIGTTIN, syscall.SIGTTOU: // we read and write the terminal
+		case 32, 33: // the C library's
+		case syscall.SIGWINCH:
+			if !terminal { // else the kernel has told the program already
+				out = append(out, s)
+			}
+		default:
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// streams connects a program with the caller's streams.
+type streams struct {
+	ours   []*os.File // ends that the program has
+	copies []func()
+	out    sync.WaitGroup
+}
+
+func (s *streams) close() {
+	for _, f := range s.ours {
+		f.Close()
+	}
+}
+
+// start closes what is the program's, and copies.
+func (s *streams) start() {
+	s.close()
+	for _, c := range s.copies {
+		go c()
+	}
+}
+
+// connect gives the program its streams: the caller's own, but for a terminal, which podman
+// does not hand into a container. Between that and the program are pipes.
+func (j *job) connect(x *exec.Cmd) (*streams, error) {
+	s := &streams{}
+	if j.Terminal {
+		x.Stdin, x.Stdout, x.Stderr = os.Stdin, os.Stdout, os.Stderr
+		return s, nil
+	}
+	if j.Given.Input {
+		x.Stdin = os.Stdin
+		if isTerminal(os.Stdin) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				return nil, err
+			}
+			x.Stdin, s.ours = r, append(s.ours, r)
+			s.copies = append(s.copies, func() {
+				_, _ = io.Copy(w, os.Stdin) // the application has gone
+				w.Close()
+			})
+		}
+	}
+	for _, o := range []struct {
+		to  *os.File
+		set *io.Writer
+	}{{os.Stdout, &x.Stdout}, {os.Stderr, &x.Stderr}} {
+		*o.set = o.to
+		if !isTerminal(o.to) {
+			continue
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			s.close()
+			return nil, err
+		}
+		*o.set, s.ours = w, append(s.ours, w)
+		s.out.Add(1)
+		s.copies = append(s.copies, func() {
+			defer s.out.Done()
+			_, _ = io.Copy(o.to, r) // a terminal that is gone shows nothing
+		})
+	}
+	return s, nil
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

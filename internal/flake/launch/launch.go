@@ -1,0 +1,270 @@
+// Package launch starts flakes: it does what package flake decides, and stays beside it until
+// the application has ended.
+//
+// [Run] is the one call. It returns the exit status of the application, or an error if that
+// was not started. The application has the caller's own streams where none of them is a
+// terminal; signals that the caller gets, it gets. What stands between is as little as can
+// be: podman, for as long as it runs a container of its own; the runtime alone, where the
+// container runs already.
+//
+// A container that stays is made by one of those who want it: they hold a lock meanwhile. Its
+// id is kept in a folder of the user's below /run; it is a hint, podman knows better.
+//
+// Whatever end the caller comes to, a container that goes with the application goes: another
+// process, of the same program, waits for the caller's end ([Watch]) and removes what is left.
+// A power cut is the business of `flake-ctl clean`, at the next start of the system.
+package launch
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/assemble"
+	"github.com/OSInside/eos/internal/flake/fetch"
+	"github.com/OSInside/eos/internal/registrystate"
+)
+
+// Options is a call of a flake, and the system it is made on.
+type Options struct {
+	Registration *flake.Registration
+	Call         *flake.Call
+	StorageConf  string   // of podman; empty: podman's own choice
+	HostPaths    []string // folders of the host that images may name files of
+	Registry     registrystate.State
+	Dir          string // of the user's own, gone after a restart; [Dir]
+	Note         func(format string, a ...any)
+	Debug        func(argv []string) // is told what is run; may be nil
+}
+
+// ErrBusy says that an instance that goes with its application is there already.
+var ErrBusy = errors.New("it is running already")
+
+// job is one call at work.
+type job struct {
+	Options
+	*flake.Launch
+	env     []string                // of podman
+	got     map[syscall.Signal]bool // signals, while the application ran
+	pidFile string
+	getenv  func(string) string // the caller's environment
+	notify  string              // socket of the service manager that waits for the application
+}
+
+// Run starts the flake and waits for its end.
+func Run(ctx context.Context, o Options) (status int, err error) {
+	fail := func(err error) (int, error) { return 0, fmt.Errorf("start flake %s: %w", o.Registration.Name, err) }
+	if o.Debug == nil {
+		o.Debug = func([]string) {}
+	}
+	random := make([]byte, 8)
+	_, _ = rand.Read(random) // never fails
+	j := &job{Options: o, got: map[syscall.Signal]bool{}, notify: os.Getenv("NOTIFY_SOCKET")}
+	if o.StorageConf != "" {
+		j.env = []string{"CONTAINERS_STORAGE_CONF=" + o.StorageConf}
+	}
+	own := !foreign()
+	j.getenv = ownEnvironment()
+	j.pidFile = filepath.Join(o.Dir, "pid-"+hex.EncodeToString(random))
+	s := flake.Situation{
+		Registry: o.Registry, Own: own, Home: home(), Random: hex.EncodeToString(random),
+		PidFile: j.pidFile, Getenv: j.getenv, Exists: func(path string) bool { _, err := os.Stat(path); return err == nil },
+	}
+	s.Terminal = atTerminal()
+	if j.Launch, err = flake.Decide(o.Registration, o.Call, s); err != nil {
+		return 0, err
+	}
+	if dir := flake.StateFolder(o.Registration); dir != "" {
+		// Podman has no volume of a folder that is not there, as where there is no registry.
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fail(err)
+		}
+	}
+	switch o.Registration.Mode() {
+	case flake.Resume:
+		status, err = j.resume(ctx)
+	case flake.Attach:
+		status, err = j.attach(ctx)
+	default:
+		status, err = j.plain(ctx)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	j.die(status)
+	return status, nil
+}
+
+// die ends this process as the application has ended: by a signal that both got. A shell
+// that waits for it can tell this from an exit status, and stops its loop.
+func (j *job) die(status int) {
+	sig := syscall.Signal(status - 128)
+	if j.got[sig] && slices.Contains([]syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}, sig) {
+		signal.Reset(sig)
+		_ = syscall.Kill(os.Getpid(), sig)
+		time.Sleep(time.Second) // until it has arrived
+	}
+}
+
+// plain runs the application in a container of its own.
+func (j *job) plain(ctx context.Context) (int, error) {
+	if j.Call.Instance != "" {
+		l, err := tryLock(j.path(".lock"))
+		if err != nil {
+			return 0, err
+		}
+		defer l.drop()
+	}
+	image, err := j.image(ctx)
+	if err != nil {
+		return 0, err
+	}
+	w, err := j.watch(order{Remove: j.Launch.Podman("rm", "--force", "--time=0", "--ignore", j.Name), PidFile: j.pidFile})
+	if err != nil {
+		return 0, err
+	}
+	end, err := j.run(j.Launch.Run(image), child{watch: w, pidFile: j.pidFile})
+	if err == nil && !end.killed && len(j.got) > 0 {
+		// Podman that gets a signal while it makes a container may leave it, and say nothing.
+		var left container
+		if left, err = j.inspect(ctx); left.id != "" {
+			end = j.interrupted()
+		}
+	}
+	if err != nil || end.killed {
+		return end.status, errors.Join(err, w.clean())
+	}
+	w.dismiss()
+	return end.status, nil
+}
+
+// interrupted is the end of an application that a signal came before.
+func (j *job) interrupted() end {
+	first := syscall.SIGTERM
+	for sig := range j.got {
+		first = min(first, sig)
+	}
+	return end{128 + int(first), true}
+}
+
+// attach starts the container of the application if need be, and attaches to it.
+func (j *job) attach(ctx context.Context) (int, error) {
+	if len(j.Call.Args) > 0 {
+		if id, err := j.inspect(ctx); err == nil && id.running {
+			j.Note("it runs already: the arguments are not for it")
+		}
+	}
+	l, err := takeLock(j.path(".lock"))
+	if err != nil {
+		return 0, err
+	}
+	defer l.close()
+	have, err := j.inspect(ctx)
+	if err == nil && have.id == "" {
+		var image string
+		if image, err = j.image(ctx); err == nil {
+			err = j.quiet(ctx, j.Launch.Create(image))
+		}
+	}
+	l.close()
+	if err != nil {
+		return 0, err
+	}
+	end, err := j.run(j.Launch.StartAttached(), child{})
+	return end.status, errors.Join(err, j.remove(ctx))
+}
+
+// image puts the container together and returns its name.
+func (j *job) image(ctx context.Context) (string, error) {
+	stores, err := j.stores(ctx)
+	if err != nil {
+		return "", err
+	}
+	return assemble.Ensure(ctx, j.Registration, assemble.Options{
+		Store: stores, Podman: j.Engine, Env: j.env, Dir: j.Dir, Allowed: j.HostPaths,
+		IgnoreHost: j.Call.IgnoreSyncError, Note: j.Note, Pull: j.pull,
+	})
+}
+
+// pull fetches an image that podman has not. One that is part of the system is there, or nowhere.
+func (j *job) pull(ctx context.Context, name string) error {
+	if j.Registration.Shipped {
+		return fmt.Errorf("find container %s: it is not in the image", name)
+	}
+	var failed *command.Error
+	if err := command.Run(ctx, j.command(j.Podman("image", "exists", name))); err == nil {
+		return nil
+	} else if !errors.As(err, &failed) || failed.Status != 1 {
+		return err
+	}
+	j.Note("fetching container %s", name)
+	return fetch.Pull(ctx, fetch.Options{Name: name, Command: j.command(j.Podman("pull", "--quiet", name)), Stderr: os.Stderr})
+}
+
+// quiet runs podman for what it does alone. What it says is in the error.
+func (j *job) quiet(ctx context.Context, argv []string) error {
+	j.Debug(argv)
+	return command.Run(ctx, j.command(argv))
+}
+
+func (j *job) command(argv []string) command.Cmd {
+	return command.Cmd{Argv: argv, Env: j.env}
+}
+
+// path is that of a file of this flake's instance.
+func (j *job) path(ending string) string {
+	name := j.Registration.Name
+	if j.Call.Instance != "" {
+		name += "@" + j.Call.Instance
+	}
+	return filepath.Join(j.Dir, name+ending)
+}
+
+// container is what podman knows of one.
+type container struct {
+	id      string // empty: there is none
+	running bool
+}
+
+// inspect asks podman for the container.
+func (j *job) inspect(ctx context.Context) (container, error) {
+	argv := j.Podman("container", "inspect", "--format", "{{.Id}} {{.State.Status}}", j.Name)
+	j.Debug(argv)
+	out, err := command.Output(ctx, j.command(argv))
+	var failed *command.Error
+	if errors.As(err, &failed) && strings.Contains(failed.StderrTail, "no such container") {
+		return container{}, nil
+	}
+	if err != nil {
+		return container{}, err
+	}
+	id, state, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
+	if !validID(id) {
+		return container{}, fmt.Errorf("ask podman for container %s: it says %.100q", j.Name, out)
+	}
+	return container{id, state == "running"}, nil
+}
+
+// remove takes out a container that would stay, if the call says so.
+func (j *job) remove(ctx context.Context) error {
+	if !j.Call.Remove {
+		return nil
+	}
+	l, err := takeLock(j.path(".lock"))
+	if err != nil {
+		return err
+	}
+	defer l.drop()
+	return errors.Join(j.quiet(ctx, j.Podman("rm", "--force", "--time=0", "--ignore", j.Name)), removeIfThere(j.path(".cid")))
+}

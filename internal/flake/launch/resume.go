@@ -1,0 +1,219 @@
+package launch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/OSInside/eos/internal/command"
+)
+
+// resume starts the application in the container that stays.
+//
+// In most calls that runs: then two files of the runtime say so, and the runtime is all that is
+// started. Otherwise, under the lock, podman is asked, and starts or makes it. A container
+// may end between the look and the start: then it is looked for again.
+func (j *job) resume(ctx context.Context) (int, error) {
+	for range 3 {
+		id, err := j.running(ctx)
+		if err != nil {
+			return 0, err
+		}
+		status, err := j.enter(id)
+		if errors.Is(err, errGone) {
+			if err := removeIfThere(j.path(".cid")); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		return status, errors.Join(err, j.remove(ctx))
+	}
+	return 0, errors.New("its container ends as soon as it is started")
+}
+
+// errGone says that a container has ended.
+var errGone = errors.New("the container has ended")
+
+// running returns the id of the container, which runs.
+func (j *job) running(ctx context.Context) (string, error) {
+	cid := j.path(".cid")
+	if id := readID(cid); id != "" && loadState(id) != nil {
+		return id, nil
+	}
+	l, err := takeLock(j.path(".lock"))
+	if err != nil {
+		return "", err
+	}
+	defer l.close()
+	if id := readID(cid); id != "" && loadState(id) != nil {
+		return id, nil // somebody else has started it
+	}
+	have, err := j.inspect(ctx)
+	switch {
+	case err != nil:
+		return "", err
+	case have.id == "":
+		var image string
+		if image, err = j.image(ctx); err != nil {
+			return "", err
+		}
+		err = j.quiet(ctx, j.Keep(image))
+	case !have.running:
+		err = j.quiet(ctx, j.Podman("start", j.Name))
+	}
+	if err != nil {
+		return "", sleepless(err)
+	}
+	if have, err = j.inspect(ctx); err != nil {
+		return "", err
+	}
+	if !have.running {
+		return "", errors.New("its container does not stay: it needs the program sleep")
+	}
+	return have.id, renameio.WriteFile(cid, []byte(have.id), 0o600)
+}
+
+// sleepless says what is missing in a container that cannot stay.
+func sleepless(err error) error {
+	var failed *command.Error
+	if errors.As(err, &failed) && failed.Status == 127 {
+		return fmt.Errorf("a container that stays needs the program sleep: %w", err)
+	}
+	return err
+}
+
+func readID(file string) string {
+	text, err := os.ReadFile(file)
+	if id := strings.TrimSpace(string(text)); err == nil && validID(id) {
+		return id
+	}
+	return ""
+}
+
+// state is what crun notes of a container, as its version 1.8 does.
+type state struct {
+	Pid    int    `json:"pid"`
+	Start  uint64 `json:"process-start-time"` // in clock ticks after the start of the system
+	Bundle string `json:"bundle"`
+}
+
+// loadState reads it; nil if the container does not run, or another runtime runs it.
+func loadState(id string) *state {
+	text, err := os.ReadFile(filepath.Join("/run/crun", id, "status"))
+	if err != nil {
+		return nil
+	}
+	var s state
+	if json.Unmarshal(text, &s) != nil || s.Pid <= 1 || s.Start == 0 || startTime(s.Pid) != s.Start {
+		return nil
+	}
+	return &s
+}
+
+// startTime returns when a process was started, as /proc/PID/stat has it; 0 if there is none.
+func startTime(pid int) uint64 {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0
+	}
+	// The name of the program, in brackets, may have blanks in it.
+	rest := string(text[strings.LastIndexByte(string(text), ')')+1:])
+	fields := strings.Fields(rest)
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return 0
+	}
+	start, _ := strconv.ParseUint(fields[19], 10, 64)
+	return start
+}
+
+// crun is the runtime.
+const crun = "/usr/bin/crun"
+
+// enter starts the application in a container that runs. Root's does not need podman for it.
+func (j *job) enter(id string) (int, error) {
+	s := loadState(id)
+	if s == nil {
+		return j.enterByPodman()
+	}
+	base := filepath.Base(j.pidFile)
+	process, log := filepath.Join(j.Dir, base+".process"), filepath.Join(j.Dir, base+".log")
+	text, err := j.process(s.Bundle)
+	if err == nil {
+		err = os.WriteFile(process, text, 0o600)
+	}
+	if err != nil {
+		return 0, err
+	}
+	w, err := j.watch(order{Kill: true, Space: pidNamespace(s.Pid), PidFile: j.pidFile, Files: []string{process, log}})
+	if err != nil {
+		return 0, errors.Join(err, os.Remove(process))
+	}
+	end, err := j.run([]string{crun, "--log=" + log, "exec", "--process=" + process, "--pid-file=" + j.pidFile, id}, child{watch: w})
+	if end.killed {
+		return end.status, w.clean()
+	}
+	started := readPid(j.pidFile) != 0
+	why, _ := os.ReadFile(log)
+	w.dismiss()
+	if err != nil || started {
+		return end.status, err
+	}
+	return notStarted(string(why), loadState(id) != nil)
+}
+
+// notStarted is the status that podman has for an application that the runtime did not start.
+// The runtime has said why.
+func notStarted(why string, runs bool) (int, error) {
+	switch {
+	case !runs:
+		return 0, errGone
+	case strings.Contains(why, "No such file or directory"), strings.Contains(why, "not found"):
+		return 127, nil
+	case strings.Contains(why, "ermission denied"), strings.Contains(why, "not permitted"), strings.Contains(why, "s a directory"):
+		return 126, nil
+	}
+	return 125, nil
+}
+
+// enterByPodman starts the application where the runtime is not crun, or is another user's
+// in his own namespace.
+func (j *job) enterByPodman() (int, error) {
+	end, err := j.run(j.Exec(), child{})
+	return end.status, err
+}
+
+// process is the application as the runtime specification of the OCI describes a process: that
+// of the container, with another command and terminal.
+func (j *job) process(bundle string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	var config struct {
+		Process map[string]any `json:"process"`
+	}
+	if err := json.Unmarshal(text, &config); err != nil || config.Process == nil {
+		return nil, fmt.Errorf("read configuration of the container: %w", errors.Join(err, errors.New("it has no process")))
+	}
+	p := config.Process
+	p["args"], p["terminal"] = j.Command(), j.Terminal
+	delete(p, "consoleSize")
+	if j.Terminal {
+		if size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ); err == nil {
+			p["consoleSize"] = map[string]any{"height": size.Row, "width": size.Col}
+		}
+		if term := j.getenv("TERM"); term != "" {
+			env, _ := p["env"].([]any)
+			p["env"] = append(env, "TERM="+term)
+		}
+	}
+	return json.Marshal(p)
+}

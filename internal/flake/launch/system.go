@@ -1,0 +1,159 @@
+package launch
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/assemble"
+)
+
+// Dir makes the folder where launchers of this user keep what they know of containers that
+// run, and returns it. Nobody else can look into it.
+func Dir() (string, error) {
+	uid := os.Geteuid()
+	dir := "/run/flakes/0"
+	if uid != 0 {
+		run := os.Getenv("XDG_RUNTIME_DIR")
+		if run == "" {
+			run = "/run/user/" + strconv.Itoa(uid)
+		}
+		dir = filepath.Join(run, "flakes")
+	}
+	if uid == 0 {
+		if err := os.Mkdir(filepath.Dir(dir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", fmt.Errorf("make folder for flakes: %w", err)
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("make folder for flakes: %w", err)
+	}
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return "", fmt.Errorf("look at folder for flakes: %w", err)
+	}
+	if sys := st.Sys().(*syscall.Stat_t); !st.IsDir() || int(sys.Uid) != uid || st.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("look at folder for flakes: %s is not this user's alone", dir)
+	}
+	return dir, nil
+}
+
+// foreign tells whether this was called, with more rights, by another user.
+func foreign() bool {
+	for _, name := range []string{"SUDO_UID", "PKEXEC_UID", "DOAS_UID"} {
+		if uid := os.Getenv(name); uid != "" && uid != "0" && os.Geteuid() == 0 {
+			return true
+		}
+	}
+	caller := os.Getenv("DOAS_USER")
+	return caller != "" && caller != "root" && os.Geteuid() == 0
+}
+
+// home is that of the user this runs as, whatever the environment says.
+func home() string {
+	if os.Geteuid() == 0 {
+		return "/root"
+	}
+	u, err := user.LookupId(strconv.Itoa(os.Geteuid()))
+	if err != nil {
+		return ""
+	}
+	return u.HomeDir
+}
+
+// ownEnvironment gives this process, and so podman, an environment in which a caller with fewer
+// rights has no say, and returns what he has said. Who waits for the launcher to be ready does
+// not wait for podman.
+func ownEnvironment() (getenv func(string) string) {
+	said := map[string]string{}
+	for _, e := range os.Environ() {
+		name, value, _ := strings.Cut(e, "=")
+		said[name] = value
+	}
+	if foreign() {
+		os.Clearenv()
+		keep := map[string]string{"HOME": home(), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+		for _, name := range []string{"TERM", "LANG"} {
+			keep[name] = said[name]
+		}
+		for name, value := range keep {
+			if value != "" {
+				_ = os.Setenv(name, value) // the names are good
+			}
+		}
+	}
+	_ = os.Unsetenv("NOTIFY_SOCKET")
+	return func(name string) string { return said[name] }
+}
+
+// atTerminal tells whether input and output are a terminal that this process may use.
+func atTerminal() bool {
+	group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
+	return isTerminal(os.Stdin) && isTerminal(os.Stdout) && err == nil && group == unix.Getpgrp()
+}
+
+var idText = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+func validID(s string) bool { return idText.MatchString(s) }
+
+// stores returns podman's folders of images. It is asked once in a boot.
+func (j *job) stores(ctx context.Context) (assemble.Store, error) {
+	if j.Memory {
+		return assemble.Store{flake.InMemory()[1], flake.ImageStore}, nil
+	}
+	h := sha256.New()
+	for _, path := range []string{j.StorageConf, os.Getenv("CONTAINERS_STORAGE_CONF"), "/etc/containers/storage.conf"} {
+		if st, err := os.Stat(path); err == nil {
+			fmt.Fprintln(h, path, st.ModTime().UnixNano(), st.Size())
+		}
+	}
+	memory := filepath.Join(j.Dir, fmt.Sprintf("stores-%x", h.Sum(nil)[:8]))
+	if text, err := os.ReadFile(memory); err == nil {
+		return strings.Split(strings.TrimSpace(string(text)), "\n"), nil
+	}
+	argv := j.Podman("info", "--format", "{{.Store.GraphDriverName}}\n{{.Store.GraphRoot}}\n{{json .Store.GraphOptions}}")
+	j.Debug(argv)
+	out, err := command.Output(ctx, j.command(argv))
+	if err != nil {
+		return nil, err
+	}
+	stores, err := parseStores(string(out))
+	if err != nil {
+		return nil, err
+	}
+	return stores, renameio.WriteFile(memory, []byte(strings.Join(stores, "\n")), 0o600)
+}
+
+// parseStores reads what podman says of its store.
+func parseStores(text string) (assemble.Store, error) {
+	lines := strings.SplitN(strings.TrimSpace(text), "\n", 3)
+	var options map[string]any
+	if len(lines) != 3 || !filepath.IsAbs(lines[1]) || json.Unmarshal([]byte(lines[2]), &options) != nil {
+		return nil, fmt.Errorf("ask podman for its store: it says %.200q", text)
+	}
+	if lines[0] != "overlay" {
+		return nil, fmt.Errorf("ask podman for its store: its driver is %s, want overlay", lines[0])
+	}
+	stores := assemble.Store{lines[1]}
+	for name, value := range options {
+		if more, ok := value.(string); ok && strings.HasSuffix(name, ".imagestore") && filepath.IsAbs(more) {
+			stores = append(stores, more)
+		}
+	}
+	return stores, nil
+}
