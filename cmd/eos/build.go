@@ -48,7 +48,7 @@ one that eos ssh uses: ssh_ed25519 in the keys folder, which is made if it is no
 A container description (kind: container) makes NAME.oci.tar, which podman load takes.`,
 		Example: `  eos build -f images/eos.yaml -o out
   eos build -f images/minimal.yaml --profile Static --dev
-  eos build -f images/basesystem.yaml`,
+  eos build -f apps/basesystem.yaml`,
 		Args:        cobra.NoArgs,
 		Annotations: map[string]string{exitAnnotation: "4"},
 		RunE:        func(cmd *cobra.Command, _ []string) error { return runBuild(cmd, env, &o) },

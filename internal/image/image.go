@@ -114,6 +114,7 @@ type build struct {
 	began  time.Time
 	stage  string
 	layers imagestore.Layers // of containers; the root refers to them
+	maker  maker             // of containers
 	fleet  fleetParts
 
 	containers []ReportContainer
