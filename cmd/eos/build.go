@@ -45,7 +45,8 @@ Without --dev nobody can log in to the image but who the description names. With
 has a login on the console and accepts the ssh key in ~/.ssh, or that of --ssh-key, and the
 one that eos ssh uses: ssh_ed25519 in the keys folder, which is made if it is not there.
 
-A container description (kind: container) makes NAME.oci.tar, which podman load takes.`,
+A container description (kind: container) makes NAME.oci.tar, which podman load takes; eos app
+build makes a signed one.`,
 		Example: `  eos build -f images/eos.yaml -o out
   eos build -f images/minimal.yaml --profile Static --dev
   eos build -f apps/basesystem.yaml`,

@@ -267,6 +267,34 @@ func TestLoadDelta(t *testing.T) {
 	}
 }
 
+// What is shipped is right, and each delta stands on the base that is in the product image.
+func TestShippedContainers(t *testing.T) {
+	files, err := filepath.Glob("../../apps/*.yaml")
+	if err != nil || len(files) < 4 {
+		t.Fatalf("descriptions %v, %v, want those of the applications", files, err)
+	}
+	for _, file := range files {
+		s, err := imagespec.LoadContainer(file)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if want := s.Name + ".yaml"; filepath.Base(file) != want {
+			t.Errorf("%s describes %s", file, s.Name)
+		}
+		if s.BaseSpec != nil && s.BaseSpec.Name != "basesystem" {
+			t.Errorf("%s stands on %s", file, s.BaseSpec.Name)
+		}
+	}
+	product, err := imagespec.Load("../../images/eos.yaml", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := product.Containers; len(c) != 1 || c[0].Spec == nil || c[0].Name != "basesystem" {
+		t.Errorf("containers of the product image %+v, want basesystem", c)
+	}
+}
+
 func FuzzParseContainer(f *testing.F) {
 	f.Add(small + "packages: [bash]\n")
 	f.Add(small + "base: b\nhost: [/a/**]\nenv: [A=b]\nlabels: [a=b]\ncmd: [a]\nuser: a:1\n")
