@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,6 +26,7 @@ import (
 	"github.com/OSInside/eos/internal/key"
 	"github.com/OSInside/eos/internal/oci"
 	"github.com/OSInside/eos/internal/sigstore"
+	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
 const shortName = "localhost/a:latest"
@@ -308,6 +310,39 @@ func TestPush(t *testing.T) {
 	log.log, log.refuse = nil, func(q *http.Request) bool { return q.Method == http.MethodGet && strings.HasSuffix(q.URL.Path, ".sig") }
 	if err := push(to, signer("c")); err == nil || slices.Contains(log.log, beside) {
 		t.Errorf("Push without a look at the signatures: %v, and put %v", err, log.log)
+	}
+}
+
+// In the clear to another machine only when it is asked for. This machine has an address that
+// looks like one.
+func TestPushInsecure(t *testing.T) {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(addresses, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil
+	})
+	if i < 0 {
+		toolstreetest.Missing(t, "an address besides that of the loopback")
+	}
+	listener, err := net.Listen("tcp", addresses[i].(*net.IPNet).IP.String()+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	defer server.Close()
+	img, to := sample(t), imagename.Target{Registry: listener.Addr().String(), Repository: "a", Tag: "b"}
+	s := signed(t, img, to.String(), signer("a"))
+	if err := oci.Push(t.Context(), img, to, s, false); err == nil {
+		t.Errorf("Push in the clear: %v, want an error", err)
+	}
+	if err := oci.Push(t.Context(), img, to, s, true); err != nil {
+		t.Errorf("Push in the clear, as asked for: %v", err)
 	}
 }
 
