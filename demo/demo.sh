@@ -58,10 +58,10 @@ else
 fi
 
 say "Two versions of a Debian 13 based image; the second has one more package and another greeting."
-cp images/basesystem.yaml "$dir/"
-sed 's/^version: .*/version: 1.0.0/' images/eos.yaml >"$dir/eos-1.yaml"
+cp apps/basesystem.yaml "$dir/"
+sed -e 's|\.\./apps/||' -e 's/^version: .*/version: 1.0.0/' images/eos.yaml >"$dir/eos-1.yaml"
 # The second version, as an engineer would make it: raise the version, add a package and a file.
-sed -e 's/^version: .*/version: 2.0.0/' -e 's/^  - less$/  - less\n  - htop/' images/eos.yaml >"$dir/eos-2.yaml"
+sed -e 's|\.\./apps/||' -e 's/^version: .*/version: 2.0.0/' -e 's/^  - less$/  - less\n  - htop/' images/eos.yaml >"$dir/eos-2.yaml"
 cat >>"$dir/eos-2.yaml" <<'YAML'
 
 files:

@@ -45,10 +45,11 @@ Without --dev nobody can log in to the image but who the description names. With
 has a login on the console and accepts the ssh key in ~/.ssh, or that of --ssh-key, and the
 one that eos ssh uses: ssh_ed25519 in the keys folder, which is made if it is not there.
 
-A container description (kind: container) makes NAME.oci.tar, which podman load takes.`,
+A container description (kind: container) makes NAME.oci.tar, which podman load takes; eos app
+build makes a signed one.`,
 		Example: `  eos build -f images/eos.yaml -o out
   eos build -f images/minimal.yaml --profile Static --dev
-  eos build -f images/basesystem.yaml`,
+  eos build -f apps/basesystem.yaml`,
 		Args:        cobra.NoArgs,
 		Annotations: map[string]string{exitAnnotation: "4"},
 		RunE:        func(cmd *cobra.Command, _ []string) error { return runBuild(cmd, env, &o) },

@@ -24,6 +24,7 @@ var keySet = []struct{ name, roles string }{
 	{"root", "repository root"},
 	{"targets", "repository targets"},
 	{"online", "repository snapshot, timestamp"},
+	{appKey, "container images"},
 }
 
 // roleOf returns which of keySet a key is by its name, NAME or NAME-ANYTHING, or "".
@@ -62,6 +63,7 @@ func newKeysNewCommand(env *cli.Env) *cobra.Command {
   root     signs which keys a repository has; used once a year or when a key is exchanged
   targets  signs which images a repository has; eos publish uses it
   online   signs that a repository is fresh; eos publish uses it
+  app      signs container images; eos app build uses it
 
 Files that are there are never replaced: if one is in the way, nothing is made at all, except
 that root.json is made where only that is missing. Keep

@@ -73,7 +73,7 @@ the host only has to have mmdebstrap.`,
 			root.AddCommand(c)
 		}
 	}
-	group("make", "Make images:", newKeysCommand(env), newBuildCommand(env), newInspectCommand(env))
+	group("make", "Make images:", newKeysCommand(env), newBuildCommand(env), newAppCommand(env), newInspectCommand(env))
 	group("vm", "Run them in a virtual machine:",
 		newRunCommand(env), newSSHCommand(env), newConsoleCommand(env), newStopCommand(env), newPsCommand(env))
 	group("ship", "Ship them:", newPublishCommand(env), newRepoCommand(env), newServeCommand(env))

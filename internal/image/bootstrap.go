@@ -62,6 +62,11 @@ func fetchRoot(ctx context.Context, cache string, b bootstrap, refresh bool) (*r
 			err = json.Unmarshal(text, archive)
 		}
 		if _, statErr := os.Stat(archive.Path); err == nil && statErr == nil && archive.Key == key {
+			// What is used stays in the cache.
+			now := time.Now()
+			if err := os.Chtimes(archive.Path, now, now); err != nil {
+				return nil, fmt.Errorf("bootstrap root: %w", err)
+			}
 			return archive, nil
 		}
 	}

@@ -34,6 +34,7 @@ func (b *build) addContainers(ctx context.Context, t *tree) error {
 	if !hasPodman(b.Spec) {
 		return nil
 	}
+	b.maker = maker{cache: b.CacheDir, epoch: b.Epoch, refresh: b.Refresh, progress: b.Progress}
 	images, err := b.addFleet(t)
 	if err != nil {
 		return err
@@ -89,7 +90,7 @@ func (b *build) container(ctx context.Context, c imagespec.Container) (v1.Image,
 		}
 		return oci.Pull(ctx, source, s.Arch, b.CacheDir)
 	}
-	return makeContainer(ctx, c.Spec, b.CacheDir, b.Epoch, b.Refresh)
+	return b.maker.container(ctx, c.Spec)
 }
 
 // storeTree takes a store into a root.

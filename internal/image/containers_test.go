@@ -195,7 +195,7 @@ func TestBuildContainer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("installs packages")
 	}
-	spec, err := imagespec.LoadContainer("../../images/basesystem.yaml")
+	spec, err := imagespec.LoadContainer("../../apps/basesystem.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,8 @@
 // mmdebstrap, made independent of who builds it and when, as a signed slot image
 // on a disk with boot loader and boot state.
 //
-// [Build] is the one call. Its stages are
+// [Build] is the one call for them, [Container] and [BuildContainer] for containers on their
+// own, whole or as a delta on another. The stages of Build are
 //
 //	root archive   mmdebstrap, kept in the cache by package list
 //	root           normalised, EOS's files, the boot loader and the description laid over it, in memory
@@ -114,6 +115,7 @@ type build struct {
 	began  time.Time
 	stage  string
 	layers imagestore.Layers // of containers; the root refers to them
+	maker  maker             // of containers
 	fleet  fleetParts
 
 	containers []ReportContainer

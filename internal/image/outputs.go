@@ -157,7 +157,7 @@ func (b *build) reports(archive *rootArchive) error {
 
 // kept is how many results of one kind stay in the cache. Container images have many layers.
 var kept = map[string]int{
-	"squashfs-": 6, "uki-": 6, "modules-": 6, "root-": 6, "layer-": 100, "image-": 50,
+	"squashfs-": 6, "uki-": 6, "modules-": 6, "root-": 16, "layer-": 100, "image-": 50,
 }
 
 // prune removes the oldest results from the cache, and what an interrupted

@@ -100,10 +100,7 @@ func readTree(f *os.File) (*tree, error) {
 			if target == nil {
 				return nil, fmt.Errorf("read root archive: %s is a hard link to %s, which is not there", h.Name, h.Linkname)
 			}
-			if target.shared != nil {
-				target = target.shared
-			}
-			n = target.linked()
+			n = target.holder().linked()
 		case tar.TypeSymlink:
 			n.link, n.mode = h.Linkname, 0o777
 		case tar.TypeDir, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
@@ -119,6 +116,14 @@ func (n *node) linked() *node {
 	second := *n
 	second.shared = n
 	return &second
+}
+
+// holder returns the node that stands for the file itself, whatever its names.
+func (n *node) holder() *node {
+	if n.shared != nil {
+		return n.shared
+	}
+	return n
 }
 
 func clean(name string) string { return path.Clean("/" + name) }
@@ -260,10 +265,7 @@ func (t *tree) writeNode(tw *tar.Writer, p string, first map[*node]string) error
 		Size: n.size, PAXRecords: n.xattrs, Format: tar.FormatPAX,
 	}
 	if n.typ == tar.TypeReg {
-		holder := n
-		if n.shared != nil {
-			holder = n.shared
-		}
+		holder := n.holder()
 		if target, written := first[holder]; written {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, target, 0
 			return tw.WriteHeader(h)
@@ -302,10 +304,7 @@ func (t *tree) digest() ([32]byte, error) {
 		if n.typ != tar.TypeReg {
 			continue
 		}
-		holder := n
-		if n.shared != nil {
-			holder = n.shared
-		}
+		holder := n.holder()
 		if target, seen := first[holder]; seen {
 			field([]byte("link " + target))
 			continue

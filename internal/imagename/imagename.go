@@ -3,7 +3,7 @@
 //
 // [Local] gives the full name an image is stored under, as podman makes it: basesystem is
 // localhost/basesystem:latest. [Pinned] takes a name in a registry apart that is pinned by
-// its digest. The grammar is that of the OCI distribution specification, with the host in
+// its digest, [Tagged] one that an image is pushed to. The grammar is that of the OCI distribution specification, with the host in
 // front that container tools write.
 //
 // Short names are never completed to a public registry. The package is pure and uses only
@@ -80,6 +80,42 @@ func Pinned(name string) (Source, error) {
 		return Source{}, fmt.Errorf("container image %q: is not REGISTRY/NAME@sha256:DIGEST", name)
 	}
 	return Source{Registry: registry, Repository: repository, Digest: sum}, nil
+}
+
+// A Target is where an image in a registry is, or goes to.
+type Target struct {
+	Registry   string // host, and port where it has one
+	Repository string
+	Tag        string
+}
+
+// String returns the full name.
+func (t Target) String() string { return t.Registry + "/" + t.Repository + ":" + t.Tag }
+
+// Local reports whether the registry is on this very machine.
+func (t Target) Local() bool { return Loopback(t.Registry) }
+
+// Tagged parses REGISTRY/NAME[:TAG]. Without a tag it is latest.
+func Tagged(name string) (Target, error) {
+	registry, rest := split(name)
+	repository, version, found := strings.Cut(rest, ":")
+	if !found {
+		version = "latest"
+	}
+	t := Target{registry, repository, version}
+	if registry == "" || len(t.String()) > maxName || !host.MatchString(registry) || !path.MatchString(repository) || !tag.MatchString(version) {
+		return Target{}, fmt.Errorf("container image %q: want REGISTRY/NAME:TAG, as registry.example.com/apps/lynx:1.0", name)
+	}
+	return t, nil
+}
+
+// Scope checks REGISTRY[/NAME], which stands for all images below it.
+func Scope(name string) error {
+	registry, repository, found := strings.Cut(name, "/")
+	if len(name) > maxName || !host.MatchString(registry) || found && !path.MatchString(repository) {
+		return fmt.Errorf("images below %q: want REGISTRY or REGISTRY/PATH, as registry.example.com/apps", name)
+	}
+	return nil
 }
 
 // Loopback reports whether a host, with or without a port, is this machine by its name or

@@ -67,6 +67,39 @@ func TestPinned(t *testing.T) {
 	}
 }
 
+func TestTagged(t *testing.T) {
+	for name, want := range map[string]string{
+		"registry.example.com/apps/lynx:1.0": "registry.example.com/apps/lynx:1.0",
+		"registry.example.com/apps/lynx":     "registry.example.com/apps/lynx:latest",
+		"localhost:5000/a":                   "localhost:5000/a:latest",
+		"[::1]:5000/a:b":                     "[::1]:5000/a:b",
+	} {
+		got, err := imagename.Tagged(name)
+		if err != nil || got.String() != want {
+			t.Errorf("Tagged(%q) = %q, %v, want %q", name, got, err, want)
+		}
+		if local := strings.Contains(name, "5000"); got.Local() != local {
+			t.Errorf("Tagged(%q).Local() = %v, want %v", name, got.Local(), local)
+		}
+	}
+	for _, name := range []string{"", "lynx", "apps/lynx:1", "registry.example.com/", "registry.example.com/A", "registry.example.com/a:", "registry.example.com/a:b:c", "registry.example.com/a@sha256:" + strings.Repeat("0a", 32), "a.com/" + strings.Repeat("a", 300)} {
+		if got, err := imagename.Tagged(name); err == nil {
+			t.Errorf("Tagged(%q) = %q, want an error", name, got)
+		}
+	}
+}
+
+func TestScope(t *testing.T) {
+	for name, good := range map[string]bool{
+		"registry.example.com": true, "registry.example.com:5000/apps/more": true, "localhost": true,
+		"": false, "a b": false, "registry.example.com/": false, "registry.example.com/a:1": false, "registry.example.com/A": false, "*.example.com": false,
+	} {
+		if err := imagename.Scope(name); (err == nil) != good {
+			t.Errorf("Scope(%q): %v, want an error: %v", name, err, !good)
+		}
+	}
+}
+
 func TestLoopback(t *testing.T) {
 	for name, want := range map[string]bool{
 		"localhost": true, "localhost:5000": true, "127.0.0.1:80": true, "[::1]:5000": true, "127.9.9.9": true,

@@ -55,7 +55,8 @@ func TestBadContainers(t *testing.T) {
 		{"containers: [{name: a, archive: x, build: b.yaml}]\n", "5: containers[0]: has 2 of archive", ""},
 		{"containers: [{name: a, archive: /x}]\n", `containers[0].archive: "/x" is not a file below`, "without .."},
 		{"containers: [{name: a, folder: ../x}]\n", `containers[0].folder: "../x" is not a folder below`, ""},
-		{"containers: [{name: a, build: \"\"}]\n", `containers[0].build: "" is not a file below`, ""},
+		{"containers: [{name: a, build: \"\"}]\n", `containers[0].build: "" is not the file of a description`, ""},
+		{"containers: [{name: a, build: /b.yaml}]\n", `containers[0].build: "/b.yaml" is not the file`, "relative to the folder"},
 		{"containers: [{name: a, image: registry.example.com/a}]\n", "containers[0].image: container image \"registry.example.com/a\": has no digest", "same image"},
 		{"containers: [{name: a, image: \"registry.example.com/a:1@" + sum + "\"}]\n", "has a tag and a digest", ""},
 		{"containers: [{name: a, image: \"a@" + sum + "\"}]\n", "has no registry", ""},
@@ -88,6 +89,14 @@ func TestParseContainer(t *testing.T) {
 packages: [bash]
 remove: {packages: [perl-base], paths: [/usr/share/doc/**]}
 files: [{path: /etc/os-update.yml, content: x}]
+base: basesystem
+host: [/usr/lib/modules/**]
+env: [A=b=c, LANG=C]
+entrypoint: [/usr/sbin/a, -c]
+cmd: [/etc/a.conf]
+user: a:b
+workdir: /var/lib/a
+labels: [org.opencontainers.image.title=A]
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +107,9 @@ files: [{path: /etc/os-update.yml, content: x}]
 		Packages: []string{"bash"},
 		Remove:   imagespec.Remove{Packages: []string{"perl-base"}, Paths: []string{"/usr/share/doc/**"}},
 		Files:    []imagespec.File{{Path: "/etc/os-update.yml", Content: "x", Mode: 0o644, Owner: "root", Group: "root"}},
+		Base:     "basesystem", Host: []string{"/usr/lib/modules/**"}, Env: []string{"A=b=c", "LANG=C"},
+		Entrypoint: []string{"/usr/sbin/a", "-c"}, Cmd: []string{"/etc/a.conf"}, User: "a:b", Workdir: "/var/lib/a",
+		Labels: []string{"org.opencontainers.image.title=A"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("ParseContainer (-want +got):\n%s", diff)
@@ -121,6 +133,20 @@ func TestBadContainerSpecs(t *testing.T) {
 		{small + "remove: {paths: [usr]}\n", "is not absolute", ""},
 		{small + "arch: x86\n", "is not one of amd64, arm64", ""},
 		{"", "the file is empty", ""},
+		{small + "base: Base\n", `3: base: "Base" does not fit`, "as basesystem"},
+		{small + "base: /base.yaml\n", `3: base: "/base.yaml" is not the file`, ""},
+		{small + "host: [lib]\n", `3: host[0]: "lib" is not absolute`, ""},
+		{small + "host: [/usr, \"/**\"]\n", "3: host[1]: \"/**\" would leave nothing", ""},
+		{small + "host: [/usr, /usr]\n", "host[1]: \"/usr\" is listed twice", ""},
+		{small + "env:\n  - A=b\n  - B\n", `5: env[1]: "B" does not fit`, "NAME=VALUE"},
+		{small + "env: [A=b, A=c]\n", "3: env[1]: A is given twice", ""},
+		{small + "labels: [A=b]\n", `labels[0]: "A=b" does not fit`, "lower case"},
+		{small + "labels: [eos.base=x]\n", "labels[0]: labels that begin with eos. are set by the build", ""},
+		{small + "entrypoint: [\"\"]\n", `entrypoint[0]: "" is not a word`, ""},
+		{small + "cmd: sh -c x\n", "3: cmd: is the text", "[a, b]"},
+		{small + "user: \"a b\"\n", `3: user: "a b" does not fit`, "USER:GROUP"},
+		{small + "workdir: tmp\n", `workdir: "tmp" is not absolute`, ""},
+		{small + "files: [{path: /removed, content: x}]\n", "/removed is made from host:", ""},
 	} {
 		_, err := imagespec.ParseContainer("c.yaml", []byte(tt.text))
 		checkProblem(t, tt.text, err, tt.want, tt.hint)
@@ -189,8 +215,89 @@ func TestLoadContainers(t *testing.T) {
 	checkProblem(t, "another machine", err, "the container is for arm64, the image for amd64", "")
 }
 
+// A delta takes where its packages come from from its base, which is read with it and shows
+// in the digest of an image that has it.
+func TestLoadDelta(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	base := "kind: container\nname: base\ndebian: {suite: sid, mirror: \"http://deb.example.org\"}\n"
+	write("apps/base.yaml", base)
+	write("apps/app.yaml", "kind: container\nname: app\nbase: base\n")
+	write("other/app.yaml", "kind: container\nname: app\nbase: ../apps/base.yaml\n")
+	write("images/eos.yaml", podmanHead+"containers: [{name: app, build: ../apps/app.yaml}]\n")
+	for _, file := range []string{"apps/app.yaml", "other/app.yaml"} {
+		s, err := imagespec.LoadContainer(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.BaseSpec == nil || s.BaseSpec.Name != "base" || s.Debian != s.BaseSpec.Debian || s.Debian.Suite != "sid" {
+			t.Errorf("%s: base %+v and packages of %+v, want those of the base", file, s.BaseSpec, s.Debian)
+		}
+	}
+	digest := func() string {
+		t.Helper()
+		s, err := imagespec.Load(filepath.Join(dir, "images/eos.yaml"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Digest()
+	}
+	before := digest()
+	write("apps/base.yaml", base+"packages: [bash]\n")
+	if digest() == before {
+		t.Error("a change of the base does not show in the digest of an image with the delta")
+	}
+	for _, tt := range []struct{ text, want, hint string }{
+		{"base: none\n", "app.yaml:3: base: open image description: open ", "relative to the folder"},
+		{"base: app\n", "app.yaml:3: base: app is a delta itself", "whole"},
+		{"base: base\ndebian: {suite: trixie}\n", "app.yaml:4: debian.suite: is trixie, base is of sid", "leave it out"},
+		{"base: base\narch: arm64\n", "app.yaml:4: arch: is arm64, base is for amd64", "leave it out"},
+		{"base: bad.yaml\n", `bad.yaml:2: name: "A" does not fit`, ""},
+	} {
+		write("apps/bad.yaml", "kind: container\nname: A\n")
+		write("apps/app.yaml", "kind: container\nname: app\n"+tt.text)
+		_, err := imagespec.LoadContainer(filepath.Join(dir, "apps/app.yaml"))
+		checkProblem(t, tt.text, err, tt.want, tt.hint)
+	}
+}
+
+// What is shipped is right, and each delta stands on the base that is in the product image.
+func TestShippedContainers(t *testing.T) {
+	files, err := filepath.Glob("../../apps/*.yaml")
+	if err != nil || len(files) < 4 {
+		t.Fatalf("descriptions %v, %v, want those of the applications", files, err)
+	}
+	for _, file := range files {
+		s, err := imagespec.LoadContainer(file)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if want := s.Name + ".yaml"; filepath.Base(file) != want {
+			t.Errorf("%s describes %s", file, s.Name)
+		}
+		if s.BaseSpec != nil && s.BaseSpec.Name != "basesystem" {
+			t.Errorf("%s stands on %s", file, s.BaseSpec.Name)
+		}
+	}
+	product, err := imagespec.Load("../../images/eos.yaml", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := product.Containers; len(c) != 1 || c[0].Spec == nil || c[0].Name != "basesystem" {
+		t.Errorf("containers of the product image %+v, want basesystem", c)
+	}
+}
+
 func FuzzParseContainer(f *testing.F) {
 	f.Add(small + "packages: [bash]\n")
+	f.Add(small + "base: b\nhost: [/a/**]\nenv: [A=b]\nlabels: [a=b]\ncmd: [a]\nuser: a:1\n")
 	f.Add("kind: container\nfiles: [{path: /a, link: b}]\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := imagespec.ParseContainer("c.yaml", []byte(text))

@@ -50,6 +50,9 @@ var mounted = []place{
 	{"/tmp", "is mounted over when the system runs"},
 }
 
+// listed are such places in containers.
+var listed = []place{{RemovedFile, "is made from host:"}}
+
 // generated are such places in images.
 var generated = []place{
 	{"/etc/os-update.yml", "is made from update: and server:"},
@@ -107,9 +110,9 @@ func (d *decoder) checkPlace(key, name string) {
 		d.bad(key, fix, "%q %s", name, what)
 		return
 	}
-	places := mounted
-	if !d.container {
-		places = slices.Concat(mounted, generated)
+	places := slices.Concat(mounted, generated)
+	if d.container {
+		places = slices.Concat(mounted, listed)
 	}
 	for _, g := range places {
 		if name == g.dir || strings.HasPrefix(name, g.dir+"/") {
@@ -128,6 +131,19 @@ func (d *decoder) checkBelow(key, name, what string) {
 		slices.Contains(strings.Split(name, "/"), "..") || path.Clean(name) == "." {
 		d.bad(key, "want a path relative to the folder of the image description, without ..", "%q is not a %s below this folder", name, what)
 	}
+}
+
+// checkDescription reports what cannot be the path of another description. It may lead out
+// of this folder: that one keeps to its own.
+func (d *decoder) checkDescription(key, name string) {
+	if name == "" || strings.HasPrefix(name, "/") || strings.Contains(name, "\x00") || path.Clean(name) == "." {
+		d.bad(key, "want a path relative to the folder of this description, as ../apps/basesystem.yaml", "%q is not the file of a description", name)
+	}
+}
+
+// descriptionFile reports whether name is a path, and not the name of a container.
+func descriptionFile(name string) bool {
+	return strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
 }
 
 // badPath says what is wrong with an absolute path, or pattern, in the image.

@@ -58,13 +58,31 @@ const refName = "org.opencontainers.image.ref.name"
 // WriteArchive writes an image as an OCI archive under a full name. The same image gives
 // the same bytes.
 func WriteArchive(w io.Writer, img v1.Image, name string) error {
-	if err := writeArchive(tar.NewWriter(w), img, name); err != nil {
+	if err := writeArchive(tar.NewWriter(w), img, map[string]string{refName: name}); err != nil {
 		return fmt.Errorf("write container archive: %w", err)
 	}
 	return nil
 }
 
-func writeArchive(tw *tar.Writer, img v1.Image, name string) error {
+// indexOf returns the index of an archive of one image.
+func indexOf(img v1.Image, annotations map[string]string) ([]byte, error) {
+	manifest, err := img.RawManifest()
+	if err != nil {
+		return nil, err
+	}
+	mediaType, err := img.MediaType()
+	if err != nil {
+		return nil, err
+	}
+	return marshal(v1.IndexManifest{
+		SchemaVersion: 2, MediaType: types.OCIImageIndex,
+		Manifests: []v1.Descriptor{{
+			MediaType: mediaType, Size: int64(len(manifest)), Digest: sum(manifest), Annotations: annotations,
+		}},
+	})
+}
+
+func writeArchive(tw *tar.Writer, img v1.Image, annotations map[string]string) error {
 	manifest, err := img.RawManifest()
 	if err != nil {
 		return err
@@ -73,17 +91,7 @@ func writeArchive(tw *tar.Writer, img v1.Image, name string) error {
 	if err != nil {
 		return err
 	}
-	mediaType, err := img.MediaType()
-	if err != nil {
-		return err
-	}
-	index, err := marshal(v1.IndexManifest{
-		SchemaVersion: 2, MediaType: types.OCIImageIndex,
-		Manifests: []v1.Descriptor{{
-			MediaType: mediaType, Size: int64(len(manifest)), Digest: sum(manifest),
-			Annotations: map[string]string{refName: name},
-		}},
-	})
+	index, err := indexOf(img, annotations)
 	if err != nil {
 		return err
 	}
@@ -91,7 +99,7 @@ func writeArchive(tw *tar.Writer, img v1.Image, name string) error {
 		name string
 		data []byte
 	}{
-		{"oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)}, {"index.json", index},
+		{"oci-layout", []byte(layoutFile)}, {"index.json", index},
 		{blobName(sum(manifest)), manifest}, {blobName(sum(config)), config},
 	} {
 		if err := writeHeader(tw, f.name, int64(len(f.data))); err != nil {

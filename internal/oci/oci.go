@@ -2,16 +2,17 @@
 //
 // [OpenArchive] reads archives of the OCI and of docker, [OpenFolder] OCI layouts, [Pull] a
 // registry. What they return is a v1.Image of go-containerregistry, which this package alone
-// imports the registry client of. [New] makes an image of plain layers, [WriteArchive]
-// writes one so that `podman load` takes it.
+// imports the registry client of. [New] makes an image of plain layers, [WriteArchive] and
+// [WriteSignedArchive] write one so that `podman load` takes it, [Push] puts one and its
+// signature into a registry.
 //
 // An image is that of linux and one architecture; where there is another or more than one,
 // that is an error and no guess. Manifests, configurations and blobs are checked against
 // the sums they are named by as they are read. A registry is asked for an image by its
 // digest only, and over https unless it is on this machine.
 //
-// Images are not verified by signatures: the digest in the image description is what is
-// trusted. Credentials come from where podman and docker keep them.
+// What is pulled is not verified by signatures: the digest in the image description is what is
+// trusted. [VerifyArchive] is for archives that are signed. Credentials come from where podman and docker keep them.
 //
 // Images are read when they are asked for: files have to stay until the image is used up.
 // Files in the cache of [Pull] get their names when they are whole.

@@ -27,7 +27,7 @@ func OpenFolder(dir, arch string) (v1.Image, error) {
 // that docker or podman saved. An archive of several images is an error. It may not be
 // compressed; its layers may.
 func OpenArchive(file, arch string) (v1.Image, error) {
-	index, err := members(file)
+	index, _, err := members(file)
 	if err != nil {
 		return nil, fmt.Errorf("open container archive %s: %w", file, err)
 	}
@@ -49,18 +49,18 @@ func OpenArchive(file, arch string) (v1.Image, error) {
 // part is where a file lies in an archive.
 type part struct{ at, size int64 }
 
-// members lists the regular files of an archive.
-func members(file string) (map[string]*part, error) {
+// members lists the regular files of an archive, and says whether there is anything else in it.
+func members(file string) (files map[string]*part, others bool, err error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer f.Close()
 	head := make([]byte, 4)
 	if n, _ := f.ReadAt(head, 0); n == len(head) {
 		for _, magic := range []string{"\x1f\x8b", "\x28\xb5\x2f\xfd", "\xfd7zX"} {
 			if bytes.HasPrefix(head, []byte(magic)) {
-				return nil, errors.New("it is compressed; unpack it with gzip -d, zstd -d or xz -d")
+				return nil, false, errors.New("it is compressed; unpack it with gzip -d, zstd -d or xz -d")
 			}
 		}
 	}
@@ -69,28 +69,30 @@ func members(file string) (map[string]*part, error) {
 
 // index lists the regular files of a stream. It must be one that can seek, so that the
 // contents are passed over.
-func index(f io.ReadSeeker) (map[string]*part, error) {
-	all := map[string]*part{}
+func index(f io.ReadSeeker) (all map[string]*part, others bool, err error) {
+	all = map[string]*part{}
 	tr := tar.NewReader(f)
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
-			return all, nil
+			return all, others, nil
 		}
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if h.Typeflag != tar.TypeReg || h.PAXRecords["GNU.sparse.major"] != "" {
+			others = true
 			continue
 		}
 		// After Next, f stands at the first byte of the content.
 		at, err := f.Seek(0, io.SeekCurrent)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		name := path.Clean(h.Name)
+		others = others || name != h.Name
 		if all[name] != nil {
-			return nil, fmt.Errorf("it has two files %.300q", name)
+			return nil, false, fmt.Errorf("it has two files %.300q", name)
 		}
 		all[name] = &part{at, h.Size}
 	}

@@ -59,6 +59,7 @@ func Packages() []string {
 		"openssh-client",     // ssh into a virtual machine
 		"openssh-server",     // a server that devices fetch from, in tests
 		"ovmf",               // UEFI firmware for QEMU
+		"podman",             // checks signatures of container images, which that of older hosts cannot
 		"qemu-system-x86",
 		"qemu-utils",     // qemu-img
 		"squashfs-tools", // sqfstar, unsquashfs

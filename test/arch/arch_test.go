@@ -77,6 +77,7 @@ var layers = [][]string{
 		"internal/bootstate", "internal/chunk", "internal/containerkeep", "internal/detach", "internal/device", "internal/dm", "internal/esp",
 		"internal/fat", "internal/flake", "internal/fleet", "internal/gpt", "internal/grub", "internal/imagespec", "internal/imagestore", "internal/initramfs",
 		"internal/kexec", "internal/kmod", "internal/oci", "internal/registry/head", "internal/registrystate", "internal/repository", "internal/s3store", "internal/sbom",
+		"internal/sigstore",
 		"internal/slot", "internal/slotimage", "internal/squashfs", "internal/toolstree",
 		"internal/verity", "os",
 	},

@@ -66,7 +66,17 @@ func TestImageDescriptionIsDocumented(t *testing.T) {
 		}
 	}
 	check("", reflect.TypeFor[imagespec.Spec]())
-	check("", reflect.TypeFor[imagespec.ContainerSpec]())
+	// Those of containers are in another place, what both have in the first.
+	apps := read(t, "docs/apps.md")
+	for i := range reflect.TypeFor[imagespec.ContainerSpec]().NumField() {
+		tag := reflect.TypeFor[imagespec.ContainerSpec]().Field(i).Tag.Get("yaml")
+		if tag == "-" {
+			continue
+		}
+		if !strings.Contains(apps, "| `"+tag+"` ") && !strings.Contains(apps, "| `"+tag+".") {
+			t.Errorf("docs/apps.md has no row for `%s`", tag)
+		}
+	}
 
 	d := imagespec.Default()
 	for key, value := range map[string]any{
@@ -89,9 +99,9 @@ var yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
 
 // The examples of the documentation are descriptions that work.
 func TestImageDescriptionExamples(t *testing.T) {
-	blocks := yamlBlock.FindAllStringSubmatch(read(t, "docs/image-description.md"), -1)
-	if len(blocks) != 4 {
-		t.Fatalf("docs/image-description.md has %d examples, want 4", len(blocks))
+	blocks := yamlBlock.FindAllStringSubmatch(read(t, "docs/image-description.md")+read(t, "docs/apps.md"), -1)
+	if len(blocks) != 5 {
+		t.Fatalf("docs/image-description.md and docs/apps.md have %d examples, want 5", len(blocks))
 	}
 	for _, b := range blocks {
 		text := b[1]

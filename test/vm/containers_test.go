@@ -19,14 +19,14 @@ func (l *lab) writeBase(t testing.TB) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(l.root, "images/basesystem.yaml"))
+	text, err := os.ReadFile(filepath.Join(l.root, "apps/basesystem.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, version := range []string{"3.0.0", "3.1.0"} {
 		more := "\nfiles:\n  - {path: /version, content: \"" + version + "\\n\"}\n"
 		if strings.Contains(string(text), "\nfiles:") {
-			t.Fatal("images/basesystem.yaml has files of its own now")
+			t.Fatal("apps/basesystem.yaml has files of its own now")
 		}
 		if err := os.WriteFile(filepath.Join(dir, "base-"+version+".yaml"), append(text, more...), 0o644); err != nil {
 			t.Fatal(err)
