@@ -93,7 +93,7 @@ func TestOptionsRefused(t *testing.T) {
 		{func(o *registration.Options) { o.App = "/bin/" }, "want the path of a file"},
 		{func(o *registration.Options) { o.App = "/bin/../x" }, "want the path of a file"},
 		{func(o *registration.Options) { o.App = "/bin/.x" }, "begins with a dot"},
-		{func(o *registration.Options) { o.App = "/bin/" + strings.Repeat("x", 300) }, "longer than 200 bytes"},
+		{func(o *registration.Options) { o.App = "/bin/" + strings.Repeat("x", 300) }, "longer than 180 bytes"},
 		{func(o *registration.Options) { o.App = "/bin/a\x1b[31m" }, "that are no text"},
 		{func(o *registration.Options) { o.App = "/bin/\xff" }, "that are no text"},
 		{func(o *registration.Options) { o.App = "/opt/podman-pilot" }, "name of the launcher"},
@@ -208,7 +208,7 @@ func TestAddRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, root+"/flakes")
-	for _, name := range []string{"app", "a.b", "a", "with space", "größe", "-x", "x.yaml", "x.d", strings.Repeat("n", 200)} {
+	for _, name := range []string{"app", "a.b", "a", "with space", "größe", "-x", "x.yaml", "x.d", strings.Repeat("n", 180)} {
 		o := registration.Options{App: root + "/some/where/" + name, Image: "img", RunAs: "root"}
 		if err := s.Add(o, false); err != nil {
 			t.Error(err)
