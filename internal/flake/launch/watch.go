@@ -131,9 +131,12 @@ func (o *order) do(env []string) error {
 			break
 		}
 	}
+	remove := func() error {
+		return command.Run(context.Background(), command.Cmd{Argv: o.Remove, Env: env})
+	}
 	var err error
 	for deadline := time.Now().Add(patience); len(o.Remove) > 0; {
-		err = command.Run(context.Background(), command.Cmd{Argv: o.Remove, Env: env})
+		err = remove()
 		if child.gone(100 * time.Millisecond) {
 			break
 		}
@@ -144,8 +147,9 @@ func (o *order) do(env []string) error {
 	if !child.gone(patience) {
 		child.kill()
 	}
-	if len(o.Remove) > 0 && o.Child > 0 {
-		err = command.Run(context.Background(), command.Cmd{Argv: o.Remove, Env: env})
+	// Where what podman has noted was wrong, it says so once, and then knows better.
+	for tries := 0; len(o.Remove) > 0 && tries < 3 && (err != nil || tries == 0 && o.Child > 0); tries++ {
+		err = remove()
 	}
 	if err != nil {
 		return errors.Join(errors.New("remove what is left"), err)
