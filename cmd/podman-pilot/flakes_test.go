@@ -12,17 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
-	"github.com/OSInside/eos/internal/imagestore/imagestoretest"
 )
-
-type member = imagestoretest.Member
-
-func moreImages(t *testing.T, file, link func(a, b string) member, dir func(string) member) map[string]v1.Image {
-	return nil
-}
 
 // ways are the two ways that an application is started in: in a container of its own, and in
 // one that stays.
@@ -58,7 +48,7 @@ func TestCommand(t *testing.T) {
 		out, stderr string
 	}{
 		{"missing x", 127, "", "/bin/none"}, {"closed x", 126, "", "ermission denied"}, {"folder x", 126, "", "/etc"},
-		{"kept.missing x", 127, "", "/bin/none"}, {"kept.closed x", 126, "", "ermission denied"}, {"kept.folder x", 126, "", "/etc"},
+		{"kept.missing x", 127, "", "/bin/none"}, {"kept.closed x", 126, "", "ermission denied"}, {"kept.folder x", 126, "", "not permitted"},
 		{"entry", 0, "entry\ncmd\n", ""}, {"entry out=x exit=4", 4, "entry\nx\n", ""}, {"app out=x", 0, "x\n", ""},
 		{"badoption", 125, "", "nonsense"}, {"badvolume", 125, "", "/none/at/all"}, {"badvolume %ignore_missing_volume_path out=x", 0, "x\n", ""},
 		{"noimage", 125, "", "none"}, {"kept.noimage", 125, "", "none"}, {"sleepless", 125, "", "program sleep"},

@@ -136,7 +136,7 @@ func (l *Launch) Run(image string) []string {
 	if l.s.PidFile != "" && !l.Given.has("--pidfile") {
 		argv = append(argv, "--pidfile", l.s.PidFile)
 	}
-	if l.needsInit() {
+	if l.HasInit() {
 		argv = append(argv, "--init")
 	}
 	if l.Given.Input {
@@ -156,6 +156,15 @@ func (l *Launch) Run(image string) []string {
 	return l.application(argv, image)
 }
 
+// Mounts tells whether an option may put something at a path in the container.
+func (l *Launch) Mounts(file string) bool {
+	return slices.ContainsFunc(l.Given.Words, func(w string) bool {
+		return slices.ContainsFunc(strings.FieldsFunc(w, func(r rune) bool { return strings.ContainsRune("=:,", r) }), func(word string) bool {
+			return path.IsAbs(word) && (file == path.Clean(word) || strings.HasPrefix(file, strings.TrimSuffix(path.Clean(word), "/")+"/"))
+		})
+	})
+}
+
 // PidFile is where podman notes the container's first process; empty: nowhere.
 func (l *Launch) PidFile() string {
 	if file := l.Given.value("--pidfile"); file != "" {
@@ -164,10 +173,10 @@ func (l *Launch) PidFile() string {
 	return l.s.PidFile
 }
 
-// needsInit tells whether a first process is put before the application. The kernel keeps
+// HasInit tells whether a first process is put before the application. The kernel keeps
 // signals from the first process of a container that it does not expect, and orphans are
 // its to collect; a command has neither duty. What wants to be first is left alone.
-func (l *Launch) needsInit() bool {
+func (l *Launch) HasInit() bool {
 	if l.Given.has("--init", "--pid", "--systemd") || l.r.Mode() == Attach {
 		return false
 	}

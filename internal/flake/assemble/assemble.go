@@ -32,6 +32,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/OSInside/eos/internal/flake"
 )
@@ -46,6 +47,10 @@ type Options struct {
 	IgnoreHost bool     // go on without what of the host cannot be had, and say so
 	Note       func(format string, a ...any)
 	Pull       func(ctx context.Context, name string) error // fetches an image
+	// Guard has a container and a folder removed when this process is killed; what it returns
+	// is called when they have gone. It may be nil.
+	Guard    func(container, dir string) (gone func(), err error)
+	Patience time.Duration // how long the script of an image may take; zero: [Patience]
 }
 
 // format is that of assembled images; a change of it makes all of them anew.
@@ -59,12 +64,12 @@ const repository = "localhost/flake.assembled/"
 // their tag.
 func Repository(r *flake.Registration) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %t %q %q", parts(r), r.Container.CheckHost, r.Include.Tar, r.Include.Path)
+	fmt.Fprintf(h, "%q %t %q %q", images(r), r.Container.CheckHost, r.Include.Tar, r.Include.Path)
 	return repository + hex.EncodeToString(h.Sum(nil))[:16]
 }
 
-// parts are the names of the images of a flake, the lowest first.
-func parts(r *flake.Registration) []string {
+// images are the names of those of a flake, the lowest first.
+func images(r *flake.Registration) []string {
 	if r.Container.Base == "" {
 		return []string{r.Container.Name}
 	}
@@ -147,7 +152,7 @@ func (o *Options) find(ctx context.Context, names []string) ([]Image, error) {
 func (o *Options) plan(ctx context.Context, r *flake.Registration) (*plan, error) {
 	p := &plan{}
 	var err error
-	if p.images, err = o.find(ctx, parts(r)); err != nil {
+	if p.images, err = o.find(ctx, images(r)); err != nil {
 		return nil, err
 	}
 	h := sha256.New()
@@ -203,7 +208,7 @@ func (o *Options) plan(ctx context.Context, r *flake.Registration) (*plan, error
 // note adds the state of a file to a sum.
 func note(h hash.Hash, path string, st fs.FileInfo) {
 	sys := st.Sys().(*syscall.Stat_t)
-	fmt.Fprintf(h, "%q %o %d %d.%d %d %d %d\n", path, sys.Mode, sys.Size, sys.Mtim.Sec, sys.Mtim.Nsec, sys.Ino, sys.Uid, sys.Gid)
+	fmt.Fprintf(h, "%q %o %d %d.%d %d.%d %d %d %d\n", path, sys.Mode, sys.Size, sys.Mtim.Sec, sys.Mtim.Nsec, sys.Ctim.Sec, sys.Ctim.Nsec, sys.Ino, sys.Uid, sys.Gid)
 }
 
 // lists returns the files of the host that the images name.

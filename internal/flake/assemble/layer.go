@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -28,12 +30,14 @@ type layerWriter struct {
 	below   tree
 	out     *tar.Writer
 	written map[string]byte               // type of what was written, by its name
+	links   map[string]string             // where links lead that were written
+	files   map[string]tar.Header         // plain files that were written
 	inodes  map[[2]uint64]string          // first name of a file with several
 	owner   func(uid, gid int) (int, int) // what an owner on the host is in the container
 }
 
 func newLayerWriter(below tree, w io.Writer) *layerWriter {
-	l := &layerWriter{below: below, out: tar.NewWriter(w), written: map[string]byte{}, inodes: map[[2]uint64]string{}}
+	l := &layerWriter{below: below, out: tar.NewWriter(w), written: map[string]byte{}, links: map[string]string{}, files: map[string]tar.Header{}, inodes: map[[2]uint64]string{}}
 	l.owner = func(uid, gid int) (int, int) { return uid, gid }
 	if os.Geteuid() != 0 {
 		// Whoever is not root is root in his containers, and has nobody else's files.
@@ -42,70 +46,101 @@ func newLayerWriter(below tree, w io.Writer) *layerWriter {
 	return l
 }
 
-// maxLinks bounds how many links are followed for one name, as the kernel does.
-const maxLinks = 40
-
 // place returns where a path comes to lie: its folders without links. Folders that are not
 // there yet are made, those that are get an entry of their own, since one without would
 // replace them.
 func (l *layerWriter) place(name string) (string, error) {
-	rest := strings.Split(strings.Trim(path.Clean("/"+name), "/"), "/")
+	rest := parts(name)
+	if i := slices.IndexFunc(rest, func(s string) bool { return strings.HasPrefix(s, ".wh.") }); i >= 0 {
+		return "", fmt.Errorf("/%s: a file with this name would mean that another is removed", name)
+	}
 	at, links := "", 0
 	for len(rest) > 1 {
 		next := path.Join(at, rest[0])
-		if kind, ok := l.written[next]; ok && kind == tar.TypeDir {
-			at, rest = next, rest[1:]
-			continue
-		}
-		st, root, err := l.below.lstat(next)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			if err := l.header(&tar.Header{Typeflag: tar.TypeDir, Name: next, Mode: 0o755}); err != nil {
-				return "", err
-			}
-		case err != nil:
-			return "", err
-		case st.Mode()&fs.ModeSymlink != 0:
-			if links++; links > maxLinks {
-				return "", fmt.Errorf("place /%s: more than %d links", name, maxLinks)
-			}
-			target, err := root.Readlink(next)
-			if err != nil {
-				return "", err
-			}
-			if !path.IsAbs(target) {
-				target = path.Join("/", at, target)
-			}
-			rest = append(strings.Split(strings.Trim(path.Clean(target), "/"), "/"), rest[1:]...)
-			if rest[0] == "" {
-				rest = rest[1:]
-			}
-			at = ""
-			continue
-		case !st.IsDir():
-			return "", fmt.Errorf("place /%s: /%s is no folder in the container", name, next)
-		default:
-			h, err := tar.FileInfoHeader(st, "")
-			if err != nil {
-				return "", err
-			}
-			h.Name = next
-			if err := l.header(h); err != nil {
-				return "", err
-			}
+		target, err := l.folder(next)
+		if err != nil {
+			return "", fmt.Errorf("place /%s: %w", name, err)
 		}
 		at, rest = next, rest[1:]
+		if target == "" {
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", fmt.Errorf("place /%s: more than %d links", name, maxLinks)
+		}
+		rest, at = append(followed(next, target), rest...), ""
 	}
-	return path.Join(at, rest[0]), nil
+	return path.Join(at, path.Join(rest...)), nil
+}
+
+// folder makes one be there, with an entry, or returns what a link in its place says.
+func (l *layerWriter) folder(name string) (target string, err error) {
+	if kind, ok := l.written[name]; ok {
+		if kind != tar.TypeDir && kind != tar.TypeSymlink {
+			return "", fmt.Errorf("/%s is no folder", name)
+		}
+		return l.links[name], nil
+	}
+	st, root, err := l.below.lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", l.header(&tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755})
+	case err != nil:
+		return "", err
+	case st.Mode()&fs.ModeSymlink != 0:
+		return root.Readlink(name)
+	case !st.IsDir():
+		return "", fmt.Errorf("/%s is no folder in the container", name)
+	}
+	h, err := tar.FileInfoHeader(st, "")
+	if err != nil {
+		return "", err
+	}
+	h.Name = name
+	return "", l.header(h)
+}
+
+// isFolder tells whether a path in the container is one, or a link to one.
+func (l *layerWriter) isFolder(name string) bool {
+	if kind, ok := l.written[name]; ok {
+		return kind == tar.TypeDir
+	}
+	st, err := l.below.stat(name)
+	return err == nil && st.IsDir()
 }
 
 func (l *layerWriter) header(h *tar.Header) error {
 	h.Format, h.Uname, h.Gname = tar.FormatPAX, "", ""
+	if l.written[h.Name] == tar.TypeDir && h.Typeflag != tar.TypeDir {
+		maps.DeleteFunc(l.written, func(name string, _ byte) bool { return strings.HasPrefix(name, h.Name+"/") })
+	}
 	l.written[h.Name] = h.Typeflag
+	delete(l.links, h.Name)
+	switch first, ok := l.files[h.Linkname]; {
+	case h.Typeflag == tar.TypeReg:
+		l.files[h.Name] = *h
+	case h.Typeflag == tar.TypeLink && ok:
+		// Podman gives a file what the last entry of it says.
+		h.Mode, h.Uid, h.Gid, h.ModTime, h.PAXRecords = first.Mode, first.Uid, first.Gid, first.ModTime, first.PAXRecords
+		l.files[h.Name] = first
+	}
+	if h.Typeflag == tar.TypeSymlink {
+		l.links[h.Name] = h.Linkname
+	}
 	if h.Typeflag == tar.TypeDir {
 		h.Name += "/"
 	}
 	return l.out.WriteHeader(h)
+}
+
+// keptLink tells whether a link stands for a folder that is to be there: it stays, as /lib does
+// where that is a link to /usr/lib.
+func (l *layerWriter) keptLink(name string) bool {
+	if _, ok := l.written[name]; ok {
+		return false
+	}
+	st, _, err := l.below.lstat(name)
+	return err == nil && st.Mode()&fs.ModeSymlink != 0 && l.isFolder(name)
 }
 
 // file adds a file of the host under a name.
@@ -114,7 +149,7 @@ func (l *layerWriter) file(source, name string, st fs.FileInfo, strip bool) erro
 	if err != nil {
 		return err
 	}
-	if kind, ok := l.written[name]; ok && kind == tar.TypeDir && st.IsDir() {
+	if st.IsDir() && (l.written[name] == tar.TypeDir || l.keptLink(name)) {
 		return nil
 	}
 	target := ""
@@ -138,7 +173,7 @@ func (l *layerWriter) file(source, name string, st fs.FileInfo, strip bool) erro
 	sys := st.Sys().(*syscall.Stat_t)
 	if inode := [2]uint64{sys.Dev, sys.Ino}; st.Mode().IsRegular() && sys.Nlink > 1 {
 		if first, ok := l.inodes[inode]; ok {
-			return l.header(&tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: first, ModTime: h.ModTime})
+			return l.header(&tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: first})
 		}
 		l.inodes[inode] = name
 	}
@@ -235,11 +270,8 @@ func (l *layerWriter) archive(file string) error {
 // entry adds an entry of an archive.
 func (l *layerWriter) entry(h *tar.Header, content io.Reader) error {
 	clean := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-	switch base := path.Base(clean); {
-	case clean == "":
+	if clean == "" {
 		return nil // the root stays as it is
-	case strings.HasPrefix(base, ".wh."):
-		return fmt.Errorf("/%s: a file with this name would mean that another is removed", clean)
 	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeFifo, tar.TypeGNUSparse:
@@ -252,10 +284,10 @@ func (l *layerWriter) entry(h *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if l.written[name] == tar.TypeDir && h.Typeflag == tar.TypeDir {
+	if h.Typeflag == tar.TypeDir && (l.written[name] == tar.TypeDir || l.keptLink(name)) {
 		return nil
 	}
-	h.Name = name
+	h.Name, h.Xattrs = name, nil //nolint:staticcheck // they are in the records too, which are looked at
 	h.Uid, h.Gid = l.owner(h.Uid, h.Gid)
 	if h.Typeflag == tar.TypeGNUSparse {
 		h.Typeflag = tar.TypeReg
@@ -264,8 +296,11 @@ func (l *layerWriter) entry(h *tar.Header, content io.Reader) error {
 		if h.Linkname, err = l.place(h.Linkname); err != nil {
 			return err
 		}
-		if _, ok := l.written[h.Linkname]; !ok {
-			return fmt.Errorf("/%s: it is a link to %s, which is not in the archive before it", name, h.Linkname)
+		if kind, ok := l.written[h.Linkname]; !ok || kind == tar.TypeDir {
+			return fmt.Errorf("/%s: it is a link to /%s, which is no file in the archive before it", name, h.Linkname)
+		}
+		if h.Linkname == name {
+			return nil
 		}
 	}
 	records := h.PAXRecords

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // HostPaths are what of the host an image may name, if flakes.yml does not say otherwise:
@@ -50,24 +51,18 @@ func choose(paths, allowed []string) ([]hostFile, error) {
 		dir, ok := folders[filepath.Dir(path)]
 		if !ok {
 			var err error
-			if dir, err = filepath.EvalSymlinks(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if dir, err = real(filepath.Dir(path)); err != nil {
 				return nil, fmt.Errorf("find %s: %w", path, err)
 			}
 			folders[filepath.Dir(path)] = dir
 		}
-		if dir == "" {
-			if !below(path, allowed) {
-				return nil, fmt.Errorf("%s: %w", path, ErrHostPath)
-			}
-			continue
-		}
-		real := filepath.Join(dir, filepath.Base(path))
+		file := filepath.Join(dir, filepath.Base(path))
 		// What the name leads to is as public as that, or the name tells what there is.
-		if !below(real, allowed) {
+		if !below(file, allowed) {
 			return nil, fmt.Errorf("%s: %w", path, ErrHostPath)
 		}
-		st, err := os.Lstat(real)
-		if errors.Is(err, fs.ErrNotExist) {
+		st, err := os.Lstat(file)
+		if notThere(err) {
 			continue
 		}
 		if err != nil {
@@ -76,9 +71,24 @@ func choose(paths, allowed []string) ([]hostFile, error) {
 		if err := public(st); err != nil {
 			return nil, fmt.Errorf("%s: %w: %w", path, ErrHostPath, err)
 		}
-		out = append(out, hostFile{real, st})
+		out = append(out, hostFile{file, st})
 	}
 	return out, nil
+}
+
+// real is a folder without links; what of it is not there has none.
+func real(dir string) (string, error) {
+	out, err := filepath.EvalSymlinks(dir)
+	if !notThere(err) || dir == "/" {
+		return out, err
+	}
+	above, err := real(filepath.Dir(dir))
+	return filepath.Join(above, filepath.Base(dir)), err
+}
+
+// notThere tells whether an error says that there cannot be such a file.
+func notThere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG)
 }
 
 // below tells whether a path is one of the allowed or below it.

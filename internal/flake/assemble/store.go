@@ -7,11 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/OSInside/eos/internal/imagename"
 )
@@ -115,6 +118,9 @@ func Find(all []Image, name string) (Image, bool) {
 		return Image{}, false
 	}
 	repository, digest, pinned := strings.Cut(name, "@")
+	if full, err := imagename.Local(repository); err == nil && pinned {
+		repository = full[:strings.LastIndexByte(full, ':')]
+	}
 	for _, i := range all {
 		if pinned && i.Digest == digest && slices.ContainsFunc(i.Names, func(n string) bool {
 			have, _, _ := strings.Cut(n, "@")
@@ -173,25 +179,111 @@ func (t tree) close() {
 
 // lstat returns what the layers have at a path whose folders are no links. A mark of removal
 // means that there is nothing.
-func (t tree) lstat(path string) (fs.FileInfo, *os.Root, error) {
+func (t tree) lstat(name string) (fs.FileInfo, *os.Root, error) {
 	for _, r := range t {
-		st, err := r.Lstat(path)
-		switch {
-		case err == nil && isRemoval(st):
-			return nil, nil, fs.ErrNotExist
-		case err == nil:
-			return st, r, nil
-		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR):
+		there, last, err := folders(r, name)
+		if err != nil {
 			return nil, nil, err
 		}
-		// A folder above it that was removed, or is something else here, hides those below.
-		for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
-			if st, err := r.Lstat(dir); err == nil && !st.IsDir() {
+		if there {
+			st, err := r.Lstat(name)
+			switch {
+			case err == nil && isRemoval(st):
 				return nil, nil, fs.ErrNotExist
+			case err == nil:
+				return st, r, nil
+			case !errors.Is(err, fs.ErrNotExist):
+				return nil, nil, err
 			}
+		}
+		if last {
+			break
 		}
 	}
 	return nil, nil, fs.ErrNotExist
+}
+
+// folders looks at those above a path in one layer: whether they are there, and whether one of
+// them hides the layers below, since it was removed, is something else, or replaces the folder.
+func folders(r *os.Root, name string) (there, last bool, err error) {
+	for i := range len(name) {
+		if name[i] != '/' {
+			continue
+		}
+		st, err := r.Lstat(name[:i])
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return false, last, nil
+		case err != nil:
+			return false, false, err
+		case !st.IsDir():
+			return false, true, nil
+		}
+		last = last || isOpaque(r, name[:i])
+	}
+	return true, last, nil
+}
+
+// isOpaque tells whether a folder of a layer replaces that of the layers below.
+func isOpaque(r *os.Root, dir string) bool {
+	f, err := r.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	buf := make([]byte, 8)
+	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+		if n, err := unix.Fgetxattr(int(f.Fd()), name, buf); err == nil && string(buf[:n]) == "y" {
+			return true
+		}
+	}
+	return false
+}
+
+// maxLinks bounds how many links are followed for one name, as the kernel does.
+const maxLinks = 40
+
+// stat is lstat of a path whose links are followed, within the tree.
+func (t tree) stat(name string) (fs.FileInfo, error) {
+	at, rest := "", parts(name)
+	for links := 0; ; {
+		if len(rest) == 0 {
+			at = "."
+		} else {
+			at, rest = path.Join(at, rest[0]), rest[1:]
+		}
+		st, root, err := t.lstat(at)
+		if err != nil {
+			return nil, err
+		}
+		if st.Mode()&fs.ModeSymlink == 0 {
+			if len(rest) == 0 {
+				return st, nil
+			}
+			continue
+		}
+		if links++; links > maxLinks {
+			return nil, fmt.Errorf("follow /%s: more than %d links", name, maxLinks)
+		}
+		target, err := root.Readlink(at)
+		if err != nil {
+			return nil, err
+		}
+		rest, at = append(followed(at, target), rest...), ""
+	}
+}
+
+// parts are the names of which a path is made.
+func parts(name string) []string {
+	return strings.FieldsFunc(path.Clean("/"+name), func(r rune) bool { return r == '/' })
+}
+
+// followed is where a link in a tree leads to.
+func followed(link, target string) []string {
+	if !path.IsAbs(target) {
+		target = path.Join("/", path.Dir(link), target)
+	}
+	return parts(target)
 }
 
 // isRemoval tells whether a file is a mark of removal of overlayfs.

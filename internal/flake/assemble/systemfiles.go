@@ -17,8 +17,8 @@ import (
 	"github.com/OSInside/eos/internal/command"
 )
 
-// patience is how long the script of an image may take.
-const patience = time.Minute
+// Patience is how long the script of an image may take.
+const Patience = time.Minute
 
 // signs are files of the host that change when what is installed does.
 var signs = []string{"/usr/share/eos/build.json", "/etc/ld.so.cache", "/var/lib/dpkg/status"}
@@ -49,6 +49,10 @@ func (o *Options) systemFiles(ctx context.Context, script []byte) ([]string, err
 // confined runs the script where it can do no harm: a root folder with nothing but the
 // allowed folders of the host, no network, nobody's rights.
 func (o *Options) confined(ctx context.Context, script []byte) ([]byte, error) {
+	patience := o.Patience
+	if patience == 0 {
+		patience = Patience
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it takes longer than %s", patience))
 	defer cancel()
 	dir, err := os.MkdirTemp(o.Dir, "systemfiles-")
@@ -56,9 +60,17 @@ func (o *Options) confined(ctx context.Context, script []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
+	if o.Guard != nil {
+		gone, err := o.Guard(filepath.Base(dir), dir)
+		if err != nil {
+			return nil, err
+		}
+		defer gone()
+	}
 	argv := []string{
 		"run", "--rm", "--interactive", "--name", filepath.Base(dir), "--network=none", "--read-only", "--cap-drop=all", "--user=65534:65534",
 		"--security-opt=no-new-privileges", "--log-driver=none", "--no-hosts", "--hostname=host", "--env=PATH=/usr/bin:/bin",
+		fmt.Sprintf("--timeout=%d", int(patience.Seconds())+10), // also if nobody is there any more to end it
 	}
 	root := filepath.Join(dir, "root")
 	// With the name of the folder comes the mode of the root.
@@ -86,6 +98,9 @@ func (o *Options) confined(ctx context.Context, script []byte) ([]byte, error) {
 	if err != nil && ctx.Err() != nil {
 		rm := o.command("rm", "--force", "--time=0", "--ignore", filepath.Base(dir))
 		err = errors.Join(err, command.Run(context.WithoutCancel(ctx), rm))
+	}
+	if err == nil && len(out) > maxList {
+		err = fmt.Errorf("it prints more than %d bytes", maxList)
 	}
 	return out, err
 }

@@ -22,6 +22,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/signal"
@@ -164,7 +165,44 @@ func (j *job) plain(ctx context.Context) (int, error) {
 		return end.status, errors.Join(err, w.clean())
 	}
 	w.dismiss()
+	if end.status == failedInit && j.HasInit() {
+		end.status = j.whyFailed(ctx, image)
+	}
 	return end.status, nil
+}
+
+// failedInit is the status of the first process of a container that cannot start the
+// application. Many applications have the same.
+const failedInit = 1
+
+// whyFailed is the status that podman has for an application which cannot be started, if it
+// was that: the first process of the container has none of its own for this.
+func (j *job) whyFailed(ctx context.Context, image string) int {
+	stores, err := j.stores(ctx)
+	program := j.Command()[0]
+	if err != nil || j.Mounts(program) {
+		return failedInit
+	}
+	folders := []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+	err = stores.Runnable(image, program, folders)
+	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(program, "/") {
+		// The image may have others.
+		out, _ := command.Output(ctx, j.command(j.Podman("image", "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", image)))
+		for line := range strings.Lines(string(out)) {
+			if path, ok := strings.CutPrefix(strings.TrimSpace(line), "PATH="); ok {
+				err = stores.Runnable(image, program, strings.Split(path, ":"))
+			}
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		j.Note("the container has no program %s", program)
+		return 127
+	case errors.Is(err, fs.ErrPermission):
+		j.Note("%s in the container is no program that can be started", program)
+		return 126
+	}
+	return failedInit
 }
 
 // interrupted is the status of an application that a signal came before; 0 if none has.
@@ -219,7 +257,7 @@ func (j *job) image(ctx context.Context) (string, error) {
 	}
 	return assemble.Ensure(ctx, j.Registration, assemble.Options{
 		Store: stores, Podman: j.Engine, Env: j.env, Dir: j.Dir, Allowed: j.HostPaths,
-		IgnoreHost: j.Call.IgnoreSyncError, Note: j.Note, Pull: j.pull,
+		IgnoreHost: j.Call.IgnoreSyncError, Note: j.Note, Pull: j.pull, Guard: j.guard,
 	})
 }
 
@@ -235,7 +273,20 @@ func (j *job) pull(ctx context.Context, name string) error {
 		return err
 	}
 	j.Note("fetching container %s", name)
-	return fetch.Pull(ctx, fetch.Options{Name: name, Command: j.command(j.Podman("pull", "--quiet", name)), Stderr: os.Stderr})
+	o := fetch.Options{Name: name, Command: j.command(j.Podman("pull", name))}
+	if j.Call.Progress {
+		o.Stderr = os.Stderr
+	}
+	return fetch.Pull(ctx, o)
+}
+
+// guard has a container and a folder removed when this process is killed.
+func (j *job) guard(name, dir string) (gone func(), err error) {
+	w, err := j.watch(order{Remove: j.Podman("rm", "--force", "--time=0", "--ignore", name), Folder: dir}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return w.dismiss, nil
 }
 
 // quiet runs podman for what it does alone. What it says is in the error.

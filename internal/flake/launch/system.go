@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,6 +47,9 @@ func Dir() (string, error) {
 	st, err := os.Lstat(dir)
 	if err != nil {
 		return "", fmt.Errorf("look at folder for flakes: %w", err)
+	}
+	if above, err := os.Lstat(filepath.Dir(dir)); uid == 0 && (err != nil || !above.IsDir() || above.Sys().(*syscall.Stat_t).Uid != 0 || above.Mode().Perm()&0o022 != 0) {
+		return "", fmt.Errorf("look at folder for flakes: %s is not root's alone to change", filepath.Dir(dir))
 	}
 	if sys := st.Sys().(*syscall.Stat_t); !st.IsDir() || int(sys.Uid) != uid || st.Mode().Perm()&0o077 != 0 {
 		return "", fmt.Errorf("look at folder for flakes: %s is not this user's alone", dir)
@@ -117,9 +121,10 @@ func (j *job) stores(ctx context.Context) (assemble.Store, error) {
 		return assemble.Store{flake.InMemory()[1], flake.ImageStore}, nil
 	}
 	h := sha256.New()
-	for _, path := range []string{j.StorageConf, os.Getenv("CONTAINERS_STORAGE_CONF"), "/etc/containers/storage.conf"} {
+	for _, path := range []string{j.StorageConf, os.Getenv("CONTAINERS_STORAGE_CONF"), "/etc/containers/storage.conf", "/usr/share/containers/storage.conf", filepath.Join(home(), ".config/containers/storage.conf")} {
 		if st, err := os.Stat(path); err == nil {
-			fmt.Fprintln(h, path, st.ModTime().UnixNano(), st.Size())
+			sys := st.Sys().(*syscall.Stat_t)
+			fmt.Fprintln(h, path, sys.Ctim.Nano(), st.Size(), sys.Ino)
 		}
 	}
 	memory := filepath.Join(j.Dir, fmt.Sprintf("stores-%x", h.Sum(nil)[:8]))
@@ -150,10 +155,21 @@ func parseStores(text string) (assemble.Store, error) {
 		return nil, fmt.Errorf("ask podman for its store: its driver is %s, want overlay", lines[0])
 	}
 	stores := assemble.Store{lines[1]}
+	// Newer versions have all of them in a list, and one by the name that older ones have.
 	for name, value := range options {
-		if more, ok := value.(string); ok && strings.HasSuffix(name, ".imagestore") && filepath.IsAbs(more) {
-			stores = append(stores, more)
+		one, _ := value.(string)
+		more, _ := value.([]any)
+		if strings.HasSuffix(name, ".imagestore") {
+			more = []any{one}
+		} else if !strings.HasSuffix(name, ".additionalImageStores") {
+			continue
+		}
+		for _, m := range more {
+			if dir, _ := m.(string); filepath.IsAbs(dir) && !strings.Contains(dir, "\n") && !slices.Contains(stores[1:], dir) {
+				stores = append(stores, dir)
+			}
 		}
 	}
+	slices.Sort(stores[1:])
 	return stores, nil
 }

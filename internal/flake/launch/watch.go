@@ -21,6 +21,7 @@ type order struct {
 	Remove  []string // command line that removes the container; empty: it stays
 	PidFile string   // is removed
 	Files   []string // are removed
+	Folder  string   // is removed with all that is in it; may be empty
 	Kill    bool     // the process of PidFile is to end, with its group
 	Space   string   // process namespace that this has to be in
 
@@ -111,6 +112,9 @@ func (o *order) tidy() {
 		if f != "" {
 			_ = os.Remove(f)
 		}
+	}
+	if o.Folder != "" {
+		_ = os.RemoveAll(o.Folder)
 	}
 }
 

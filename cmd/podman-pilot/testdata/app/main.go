@@ -163,7 +163,10 @@ func show(file string) {
 		fmt.Println(file, "none")
 		return
 	}
-	text := fmt.Sprintf("%s %o %d:%d links %d", file, st.Mode, st.Uid, st.Gid, st.Nlink)
+	text := fmt.Sprintf("%s %o %d:%d", file, st.Mode, st.Uid, st.Gid)
+	if st.Mode&syscall.S_IFMT == syscall.S_IFREG {
+		text += fmt.Sprintf(" links %d", st.Nlink)
+	}
 	buf := make([]byte, 1000)
 	switch st.Mode & syscall.S_IFMT {
 	case syscall.S_IFREG:
