@@ -83,13 +83,13 @@ func Decide(r *Registration, c *Call, s Situation) (*Launch, error) {
 		return nil, err
 	}
 	switch {
-	case r.Shipped && r.Root() && (!s.Registry.OK || l.Given.has("--read-only")):
+	case r.Shipped && r.Root() && (!s.Registry.OK || l.Given.Has("--read-only")):
 		l.Engine, l.Memory = append(l.Engine, InMemory()...), true
 	case !s.Registry.OK:
 		return nil, fmt.Errorf("start flake %s: %w (%s)", r.Name, ErrNoRegistry, s.Registry.Reason)
 	}
 	l.Terminal = l.Given.Terminal && s.Terminal
-	l.Through = !l.Terminal && !l.Given.has("--log-driver", "--attach", "-a", "--detach", "-d")
+	l.Through = !l.Terminal && !l.Given.Has("--log-driver", "--attach", "-a", "--detach", "-d")
 	instance := c.Instance
 	if l.Name = l.Given.value("--name"); l.Name == "" {
 		if instance == "" && r.Mode() == Plain {
@@ -130,7 +130,7 @@ func (l *Launch) Run(image string) []string {
 	if l.c.Instance != "" || l.Given.value("--name") != "" {
 		argv = append(argv, "--replace") // what a power cut has left of it
 	}
-	if l.s.PidFile != "" && !l.Given.has("--pidfile") {
+	if l.s.PidFile != "" && !l.Given.Has("--pidfile") {
 		argv = append(argv, "--pidfile", l.s.PidFile)
 	}
 	if l.needsInit() {
@@ -144,7 +144,7 @@ func (l *Launch) Run(image string) []string {
 		argv = append(argv, "--tty", "--detach-keys=")
 	}
 	switch {
-	case l.Given.has("--log-driver", "--detach", "-d"):
+	case l.Given.Has("--log-driver", "--detach", "-d"):
 	case l.Through:
 		argv = append(argv, "--log-driver=passthrough")
 	default:
@@ -157,7 +157,7 @@ func (l *Launch) Run(image string) []string {
 // signals from the first process of a container that it does not expect, and orphans are
 // its to collect; a command has neither duty. What wants to be first is left alone.
 func (l *Launch) needsInit() bool {
-	if l.Given.has("--init", "--pid", "--systemd") || l.r.Mode() == Attach {
+	if l.Given.Has("--init", "--pid", "--systemd") || l.r.Mode() == Attach {
 		return false
 	}
 	base := path.Base(l.r.Container.Target)
@@ -173,7 +173,7 @@ func (l *Launch) Create(image string) []string {
 	if l.Given.Terminal {
 		argv = append(argv, "--tty")
 	}
-	if !l.Given.has("--log-driver") {
+	if !l.Given.Has("--log-driver") {
 		argv = append(argv, "--log-driver=none")
 	}
 	return l.application(argv, image)
@@ -194,10 +194,10 @@ const forever = "4294967295d"
 // Keep starts the container of a resume flake, which sleeps.
 func (l *Launch) Keep(image string) []string {
 	argv := l.container("run", "--label", LabelStays+"=true", "--detach")
-	if !l.Given.has("--init", "--pid") {
+	if !l.Given.Has("--init", "--pid") {
 		argv = append(argv, "--init")
 	}
-	if !l.Given.has("--log-driver") {
+	if !l.Given.Has("--log-driver") {
 		argv = append(argv, "--log-driver=none")
 	}
 	argv = append(argv, l.Given.Words...)
