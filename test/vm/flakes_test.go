@@ -65,6 +65,11 @@ func (l *lab) flaker(t testing.TB) *built {
 // app builds an application and returns its archive.
 func (l *lab) app(t testing.TB, name string) string {
 	t.Helper()
+	if _, err := os.Stat(filepath.Join(l.keys, "app.key")); err != nil { // keys of an earlier run
+		if _, err := l.eos("keys", "new", "app"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	archive := filepath.Join(l.dir, "apps", name+".oci.tar")
 	if _, err := l.eos("app", "build", filepath.Join(l.root, "apps", name+".yaml"), "--archive", archive); err != nil {
 		t.Fatal(err)
