@@ -41,8 +41,10 @@ type Situation struct {
 	Own      bool   // it has no more rights than its caller
 	Home     string // of the user it runs as
 	Terminal bool   // standard input and output are a terminal, which is the caller's to use
-	Random   string // a part for the names of containers that have no other
-	PidFile  string // where podman notes the container's first process
+	// Delegated says that the caller's control group is his to divide.
+	Delegated bool
+	Random    string // a part for the names of containers that have no other
+	PidFile   string // where podman notes the container's first process
 	// Getenv and Exists are the caller's environment and files.
 	Getenv func(string) string
 	Exists func(path string) bool
@@ -74,7 +76,8 @@ type Launch struct {
 // whatever is wrong with the registry, the device has its update key. All others have nothing
 // to be started from.
 func Decide(r *Registration, c *Call, s Situation) (*Launch, error) {
-	l := &Launch{Engine: []string{Podman}, r: r, c: c, s: s}
+	// What podman does for a flake is not worth a line in a journal, least of all a service's own.
+	l := &Launch{Engine: []string{Podman, "--events-backend=none"}, r: r, c: c, s: s}
 	var err error
 	if l.Given, err = podmanOptions(r, c, s); err != nil {
 		return nil, err
@@ -84,7 +87,7 @@ func Decide(r *Registration, c *Call, s Situation) (*Launch, error) {
 	}
 	switch {
 	case r.Shipped && r.Root() && (!s.Registry.OK || l.Given.Has("--read-only")):
-		l.Engine, l.Memory = append(l.Engine, InMemory()...), true
+		l.Engine, l.Memory = append([]string{Podman}, InMemory()...), true
 	case !s.Registry.OK:
 		return nil, fmt.Errorf("start flake %s: %w (%s)", r.Name, ErrNoRegistry, s.Registry.Reason)
 	}
@@ -133,8 +136,11 @@ func (l *Launch) Run(image string) []string {
 	if l.s.PidFile != "" && !l.Given.Has("--pidfile") {
 		argv = append(argv, "--pidfile", l.s.PidFile)
 	}
+	if l.s.Delegated && !l.Given.Has("--cgroups", "--cgroup-parent", "--pod") {
+		argv = append(argv, "--cgroups=split") // limits of a service are those of its container
+	}
 	if l.needsInit() {
-		argv = append(argv, "--init")
+		argv = append(argv, first...)
 	}
 	if l.Given.Input {
 		argv = append(argv, "--interactive")
@@ -152,6 +158,10 @@ func (l *Launch) Run(image string) []string {
 	}
 	return l.application(argv, image)
 }
+
+// first puts a first process before the application. This one, unlike podman's usual one, keeps
+// the exit statuses 126 and 127.
+var first = []string{"--init", "--init-path=/usr/bin/tini-static"}
 
 // needsInit tells whether a first process is put before the application. The kernel keeps
 // signals from the first process of a container that it does not expect, and orphans are
@@ -195,7 +205,7 @@ const forever = "4294967295d"
 func (l *Launch) Keep(image string) []string {
 	argv := l.container("run", "--label", LabelStays+"=true", "--detach")
 	if !l.Given.Has("--init", "--pid") {
-		argv = append(argv, "--init")
+		argv = append(argv, first...)
 	}
 	if !l.Given.Has("--log-driver") {
 		argv = append(argv, "--log-driver=none")

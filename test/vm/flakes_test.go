@@ -17,6 +17,12 @@ import (
 // boots quickly, and a kernel that knows graphics.
 const flakesVersion = "4.0.0"
 
+// pageServer answers a request for whatever page.
+const pageServer = `#!/bin/bash
+while read -r line && [ "${line%?}" ]; do :; done
+printf 'HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<html><body><h1>EOS</h1>a page on <b>loopback</b></body></html>\n'
+`
+
 func (l *lab) flaker(t testing.TB) *built {
 	text, err := os.ReadFile(filepath.Join(l.root, "apps/basesystem.yaml"))
 	if err == nil {
@@ -28,7 +34,7 @@ func (l *lab) flaker(t testing.TB) *built {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l.build(t, flakesVersion, addPackages(registryPackages...), addPackages("catatonit", "linux-image-amd64"),
+	return l.build(t, flakesVersion, addPackages(registryPackages...), addPackages("tini", "linux-image-amd64"),
 		func(spec map[string]any) {
 			var packages []any
 			for _, p := range spec["packages"].([]any) {
@@ -56,7 +62,7 @@ func (l *lab) flaker(t testing.TB) *built {
 		},
 		set("keyfile", "registry", "policy"),
 		set([]any{map[string]any{"name": "basesystem", "build": "basesystem.yaml"}}, "containers"),
-		addFile(map[string]any{"path": "/etc/test-page", "content": "HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<html><body><h1>EOS</h1>a page on <b>loopback</b></body></html>\n"}),
+		addFile(map[string]any{"path": "/usr/libexec/test-server", "mode": "0755", "content": pageServer}),
 		set([]any{
 			map[string]any{"name": "test-caller.service", "content": "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo from a unit | /usr/share/flakes/bin/meow'\n"},
 		}, "units", "add"))
@@ -111,7 +117,7 @@ func TestFlakes(t *testing.T) {
 
 // browse looks at a page on loopback with lynx, a delta on the basesystem of the slot.
 func browse(t *testing.T, v *vmtest.VM) {
-	v.MustSSH(t, "systemd-run --quiet --unit=page systemd-socket-activate --accept --inetd --listen=127.0.0.1:8000 cat /etc/test-page")
+	v.MustSSH(t, "systemd-run --quiet --unit=page systemd-socket-activate --accept --inetd --listen=127.0.0.1:8000 /usr/libexec/test-server")
 	register(t, v, `lynx --container lynx --base basesystem --target /usr/bin/lynx --opt '\-ti' '\--network host'`)
 	got := v.MustSSH(t, "until ss -Hltn sport = :8000 | grep -q .; do sleep 0.1; done; time "+bin+"lynx -dump http://127.0.0.1:8000/")
 	if !strings.Contains(got, "a page on loopback") {
@@ -139,7 +145,7 @@ func commands(t *testing.T, v *vmtest.VM) {
 		{"head -c 50M /dev/zero | tee >(md5sum >/run/sum) | " + bin + "meow | md5sum | cmp - /run/sum && echo same", "same\n", 0},
 		{bin + "shell -c 'trap \"echo ended; exit 5\" TERM; echo up; while :; do sleep 0.1; done' >/run/out & p=$!; until grep -q up /run/out; do sleep 0.1; done; kill $p; wait $p; s=$?; cat /run/out; exit $s", "up\nended\n", 5},
 		{"for i in $(seq 8); do " + bin + "shell -c 'exit 0' || echo bad & done; wait", "", 0},
-		{"systemctl start test-caller && journalctl -u test-caller -o cat | grep from", "from a unit\n", 0},
+		{"systemctl start test-caller && journalctl --sync && journalctl -u test-caller -o cat | grep from", "from a unit\n", 0},
 		{"env -i /bin/sh -c '" + bin + "shell -c \"exit 3\"' </dev/null", "", 3}, // as cron does
 		{bin + "none", "", 127},
 		{"sed -i s,usr/bin/bash,nothing, /usr/share/flakes/shell.yaml; " + bin + "shell 2>/dev/null; s=$?; sed -i s,/nothing,/usr/bin/bash, /usr/share/flakes/shell.yaml; exit $s", "", 127},
@@ -168,7 +174,7 @@ func stays(t *testing.T, v *vmtest.VM) {
 		t.Errorf("a container that stays: %d, %q, %s", r.Code, r.Stdout, r.Stderr)
 	}
 	t.Log(v.MustSSH(t, "time "+bin+"stay -c true; time podman exec flake.stay true"))
-	v.MustSSH(t, bin+"stay -c 'exec sleep 4242' & sleep 2; kill -9 $!; sleep 1; ! pgrep -f 'sleep 4242'")
+	v.MustSSH(t, bin+"stay -c 'exec sleep 4242' & sleep 2; kill -9 $!; sleep 1; ! pgrep -ax sleep | grep 4242")
 }
 
 // service runs mosquitto as a unit.
@@ -181,7 +187,7 @@ func service(t *testing.T, v *vmtest.VM) {
 func graphics(t *testing.T, v *vmtest.VM) {
 	v.MustSSH(t, "modprobe virtio-gpu; until [ -e /dev/dri/card0 ]; do sleep 0.1; done")
 	register(t, v, `compositor --container weston --target / --opt '\--privileged' '\--volume /dev:/dev' '\--volume /run/udev:/run/udev:ro' '\--network none'`)
-	v.MustSSH(t, "systemd-run --quiet --unit=compositor "+bin+"compositor --backend=drm --log=/dev/stderr")
+	v.MustSSH(t, "systemd-run --quiet --unit=compositor "+bin+"compositor --backend=drm")
 	out := v.MustSSH(t, `for i in $(seq 150); do journalctl -u compositor -o cat | grep -q "Output 'Virtual-1'\|enabled" && break; systemctl -q is-active compositor || break; sleep 0.2; done; journalctl -u compositor -o cat; systemctl is-active compositor; cat /sys/class/drm/card0-*/enabled`)
 	if !regexp.MustCompile(`(?s)Output '?Virtual-1'?.*\nactive\nenabled$`).MatchString(out) {
 		t.Errorf("weston:\n%s", out)

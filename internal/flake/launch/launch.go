@@ -81,7 +81,7 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 		Registry: o.Registry, Own: own, Home: home(), Random: hex.EncodeToString(random),
 		PidFile: j.pidFile, Getenv: j.getenv, Exists: func(path string) bool { _, err := os.Stat(path); return err == nil },
 	}
-	s.Terminal = atTerminal()
+	s.Terminal, s.Delegated = atTerminal(), delegated()
 	if j.Launch, err = flake.Decide(o.Registration, o.Call, s); err != nil {
 		return 0, err
 	}
@@ -94,6 +94,7 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 	early := make(chan os.Signal, 8)
 	signal.Notify(early, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(early)
+	defer j.indicate()()
 	switch o.Registration.Mode() {
 	case flake.Resume:
 		status, err = j.resume(ctx)

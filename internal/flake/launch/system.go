@@ -112,6 +112,23 @@ func atTerminal() bool {
 	return isTerminal(os.Stdin) && isTerminal(os.Stdout) && err == nil && group == unix.Getpgrp()
 }
 
+// delegated tells whether the control group of this process is its own to divide, as that of a
+// unit with Delegate=yes is. systemd notes it there.
+func delegated() bool {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	path, ok := strings.CutPrefix(strings.TrimSpace(string(text)), "0::/")
+	if err != nil || !ok || strings.Contains(path, "\n") {
+		return false
+	}
+	value := make([]byte, 8)
+	for _, name := range []string{"trusted.delegate", "user.delegate"} {
+		if n, err := unix.Getxattr(filepath.Join("/sys/fs/cgroup", path), name, value); err == nil && string(value[:n]) == "1" {
+			return true
+		}
+	}
+	return false
+}
+
 var idText = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 func validID(s string) bool { return idText.MatchString(s) }
