@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/OSInside/eos/internal/cli"
-	"github.com/OSInside/eos/internal/flake"
 )
 
 func (a *app) init() *cobra.Command {
@@ -42,18 +41,13 @@ generic:
   podman_storage_conf: %[1]s/podman/storage.conf
 `
 
-// userStorage is where podman keeps what is of the user.
+// userStorage is where podman keeps what is of the user. The images of the slot are not among
+// it: their files belong to root, who has no number in a container of another user.
 const userStorage = `[storage]
 driver = "overlay"
 graphroot = "%[1]s/podman/storage"
 rootless_storage_path = "%[1]s/podman/storage"
 runroot = "%[1]s/podman/storage/runroot"
-`
-
-// slotStore adds the containers of the image.
-const slotStore = `
-[storage.options]
-additionalimagestores = [%q]
 `
 
 func (a *app) runInit(force bool) error {
@@ -64,9 +58,6 @@ func (a *app) runInit(force bool) error {
 		}
 	}
 	storage, storageText := filepath.Join(dir, "podman/storage.conf"), fmt.Sprintf(userStorage, dir)
-	if _, err := os.Stat(flake.ImageStore); err == nil {
-		storageText += fmt.Sprintf(slotStore, flake.ImageStore)
-	}
 	for _, f := range []struct{ path, text string }{
 		{storage, storageText}, // what names it comes after it
 		{a.at.configFile(), fmt.Sprintf(userConfig, dir)},

@@ -61,6 +61,8 @@ func (l *lab) flaker(t testing.TB) *built {
 			remove["paths"] = paths
 		},
 		set("keyfile", "registry", "policy"),
+		set([]any{map[string]any{"name": "app"}}, "users"),
+		addPackages("uidmap"),
 		set([]any{map[string]any{"name": "basesystem", "build": "basesystem.yaml"}}, "containers"),
 		addFile(map[string]any{"path": "/usr/libexec/test-server", "mode": "0755", "content": pageServer}),
 		set([]any{
@@ -110,6 +112,7 @@ func TestFlakes(t *testing.T) {
 	t.Run("lynx", func(t *testing.T) { browse(t, v) })
 	t.Run("commands", func(t *testing.T) { commands(t, v) })
 	t.Run("stays", func(t *testing.T) { stays(t, v) })
+	t.Run("user", func(t *testing.T) { ofUser(t, v) })
 	t.Run("service", func(t *testing.T) { service(t, v) })
 	t.Run("graphics", func(t *testing.T) { graphics(t, v) })
 	t.Run("power cuts", func(t *testing.T) { flakeCuts(t, v, 3) })
@@ -177,6 +180,24 @@ func stays(t *testing.T, v *vmtest.VM) {
 	v.MustSSH(t, bin+"stay -c 'exec sleep 4242' & sleep 2; kill -9 $!; sleep 1; ! pgrep -ax sleep | grep 4242")
 }
 
+// ofUser lets a user have flakes of his own, in his own store.
+func ofUser(t *testing.T, v *vmtest.VM) {
+	v.MustSSH(t, "install -d -o 1000 -g 1000 -m 700 /run/user/1000 && podman save --quiet basesystem >/var/tmp/base.tar && chmod 644 /var/tmp/base.tar")
+	as := func(script string) string {
+		return "cd /; setpriv --reuid 1000 --regid 1000 --clear-groups env -i HOME=/home/app USER=app PATH=$PATH:/home/app/bin XDG_RUNTIME_DIR=/run/user/1000 sh -ec '" + script + "'"
+	}
+	v.MustSSH(t, as(`flake-ctl init --user && flake-ctl podman --user load --oci /var/tmp/base.tar
+		flake-ctl podman --user register --container basesystem --app /home/app/bin/mine --target /usr/bin/bash --opt "\-i" "\--network none"
+		flake-ctl podman --user register --container basesystem --app /home/app/bin/mystay --target /usr/bin/bash --resume --opt "\-i" "\--network none"`))
+	if r := v.Run(t, as(`echo in | mine -c "cat; id -u; exit 3" || echo $?; mystay -c "echo kept >/kept"; mystay -c "cat /kept; exit 4" || echo $?; PILOT_DEBUG=1 mystay -c true 2>&1 | grep -c nsenter; flake-ctl list --user --format csv | wc -l`), nil); r.Stdout != "in\n0\n3\nkept\n4\n1\n2\n" {
+		t.Errorf("flakes of a user: %q, %s", r.Stdout, r.Stderr)
+	}
+	if r := v.Run(t, as(bin+"shell -c true"), nil); r.Code != 125 || !strings.Contains(r.Stderr, "hint: call it as root: sudo shell") {
+		t.Errorf("root's flake of a user: exit %d, %s", r.Code, r.Stderr)
+	}
+	v.MustSSH(t, as(`mystay %remove -c true; [ -z "$(ls /run/user/1000/flakes | grep pid)" ]`)+"; rm /var/tmp/base.tar")
+}
+
 // service runs mosquitto as a unit.
 func service(t *testing.T, v *vmtest.VM) {
 	register(t, v, `broker --container mosquitto --base basesystem --target /usr/sbin/mosquitto --opt '\--network host' --unit broker --unit-notify`)
@@ -188,8 +209,8 @@ func graphics(t *testing.T, v *vmtest.VM) {
 	v.MustSSH(t, "modprobe virtio-gpu; until [ -e /dev/dri/card0 ]; do sleep 0.1; done")
 	register(t, v, `compositor --container weston --target / --opt '\--privileged' '\--volume /dev:/dev' '\--volume /run/udev:/run/udev:ro' '\--network none'`)
 	v.MustSSH(t, "systemd-run --quiet --unit=compositor "+bin+"compositor --backend=drm")
-	out := v.MustSSH(t, `for i in $(seq 150); do journalctl -u compositor -o cat | grep -q "Output 'Virtual-1'\|enabled" && break; systemctl -q is-active compositor || break; sleep 0.2; done; journalctl -u compositor -o cat; systemctl is-active compositor; cat /sys/class/drm/card0-*/enabled`)
-	if !regexp.MustCompile(`(?s)Output '?Virtual-1'?.*\nactive\nenabled$`).MatchString(out) {
+	out := v.MustSSH(t, `for i in $(seq 150); do journalctl -u compositor -o cat | grep -q "Output 'Virtual-1' enabled" && break; systemctl -q is-active compositor || break; sleep 0.2; done; journalctl -u compositor -o cat; systemctl is-active compositor; cat /sys/class/drm/card0-*/enabled`)
+	if !regexp.MustCompile(`(?s)Output 'Virtual-1' enabled.*\nactive\nenabled$`).MatchString(out) {
 		t.Errorf("weston:\n%s", out)
 	}
 	v.MustSSH(t, "systemctl stop compositor")
