@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 )
 
 // once is a contender that is one command line.
@@ -118,59 +117,6 @@ func flakePrograms(ctx context.Context, h *flakeHost) ([]flakeCase, error) {
 		compare("delta flake, programs started", unit, s[3], s[4]),
 		compare("warm resume flake, programs started", unit, s[5], s[6]), compare("warm resume flake, programs started", unit, s[5], s[7]),
 	}, nil
-}
-
-// maxPilot is the memory that the pilot may have while an application runs.
-const maxPilot = 15 << 20
-
-// flakeMemory looks at what stands beside an application that runs.
-func flakeMemory(ctx context.Context, h *flakeHost) ([]flakeCase, error) {
-	var out []flakeCase
-	for _, x := range []struct {
-		name, beside string
-		ours, other  []string
-	}{
-		{"plain flake", "podman run --rm", []string{app("cat")}, podmanRun("/bin/cat")},
-		{"warm resume flake", "podman exec", []string{app("keepcat")}, []string{podman, "exec", "--interactive", h.keep, "/bin/cat"}},
-	} {
-		seen := map[string]*series{}
-		var order []string
-		sums := func(name string, argv []string) contender {
-			return contender{name, func(ctx context.Context) (float64, error) {
-				got, err := h.memory(ctx, argv)
-				total := 0.0
-				for _, m := range got {
-					key := name + ": " + m.program
-					if seen[key] == nil {
-						seen[key], order = &series{}, append(order, key)
-					}
-					seen[key].Samples = append(seen[key].Samples, m.bytes)
-					total += m.bytes
-				}
-				return total, err
-			}}
-		}
-		s, err := h.rounds(ctx, []contender{sums(x.name, x.ours), sums(x.beside, x.other)})
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, compare(x.name+", memory of all beside the application", "bytes", s[0], s[1]))
-		slices.Sort(order)
-		for _, key := range order {
-			one := *seen[key]
-			if len(one.Samples) != warmUp+h.job.Rounds {
-				return nil, fmt.Errorf("%s was there %d times in %d rounds", key, len(one.Samples), warmUp+h.job.Rounds)
-			}
-			one.Samples = one.Samples[warmUp:]
-			one.summarise(key)
-			c := flakeCase{Name: "memory of " + key, Unit: "bytes", Ours: one}
-			if key == x.name+": "+pilotName {
-				c = c.within(maxPilot)
-			}
-			out = append(out, c)
-		}
-	}
-	return out, nil
 }
 
 // flakeStreams sends much through a flake, and through podman.

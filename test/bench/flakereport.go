@@ -97,7 +97,7 @@ func exact(v float64, unit string) string {
 func (c flakeCase) cells() []string {
 	out := []string{c.Name, exact(c.Ours.Median, c.Unit), exact(c.Ours.P95, c.Unit), "", "", "", "", c.Goal, c.verdict()}
 	if b := c.Beside; b != nil {
-		copy(out[3:], []string{b.Name, exact(b.Median, c.Unit), exact(b.P95, c.Unit), fmt.Sprintf("%.2f", c.Ratio)})
+		copy(out[3:], []string{b.Name, exact(b.Median, c.Unit), exact(b.P95, c.Unit), fmt.Sprintf("%.3f", c.Ratio)})
 	}
 	return out
 }
