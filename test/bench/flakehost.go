@@ -47,11 +47,13 @@ func newFlakeHost(ctx context.Context, job flakeJob) (*flakeHost, error) {
 	return h, nil
 }
 
-// close ends what runs. Mounts go with this process.
+// close ends what runs, and waits for it. Mounts go with this process.
 func (h *flakeHost) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_ = h.run(ctx, podman, "rm", "--all", "--force", "--time=0") // its folder goes anyhow
+	h.stay = nil
+	_ = h.settle(ctx)
 }
 
 // containersConf has no control groups: not every host has them for a podman in a corner of it.
