@@ -72,7 +72,7 @@ func (a *app) removeApp(ctx context.Context, command string, force bool) error {
 		return err
 	}
 	name := path.Base(command)
-	err = errors.Join(a.removeFlake(s, name, command, force), s.Close())
+	err = errors.Join(a.removeFlake(s, name, command, force), a.link(ctx, w), s.Close())
 	if errors.Is(err, registration.ErrNotRegistered) && w.shipped != "" && w.shipped != w.dir {
 		if _, missing := os.Stat(filepath.Join(w.shipped, name+".yaml")); missing == nil {
 			return cli.Refuse(cli.Refused, fmt.Errorf("remove flake %s: it is part of the image", name), "leave it out of the image description")
@@ -118,7 +118,7 @@ func (a *app) removeImage(ctx context.Context, image string, force bool) error {
 			done++
 		}
 	}
-	if err := errors.Join(append(problems, s.Close())...); err != nil {
+	if err := errors.Join(append(problems, a.link(ctx, w), s.Close())...); err != nil {
 		return err
 	}
 	err = command.Run(ctx, a.podman(w, "image", "exists", image))

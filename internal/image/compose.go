@@ -226,6 +226,11 @@ func (t *tree) setUnits(in *inputs) error {
 			return err
 		}
 	}
+	if hasFlakes(s) {
+		if err := t.enable("flakes-boot.service"); err != nil {
+			return err
+		}
+	}
 	if err := t.setConsole(s.Dev); err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func TestFlakes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range []string{"/usr/share/bash-completion/completions/flake-ctl", "/etc/profile.d/flakes.sh"} {
+		for _, path := range []string{"/usr/share/bash-completion/completions/flake-ctl", "/etc/profile.d/flakes.sh", "/etc/systemd/system/multi-user.target.wants/flakes-boot.service"} {
 			if has := tr.get(path) != nil; has != c.want {
 				t.Errorf("%s, %s: %s: %v, want %v", c.packages, c.policy, path, has, c.want)
 			}
