@@ -17,6 +17,7 @@ import (
 	"github.com/OSInside/eos/internal/flake"
 	"github.com/OSInside/eos/internal/flake/fetch"
 	"github.com/OSInside/eos/internal/flake/registration"
+	"github.com/OSInside/eos/internal/flake/sweep"
 	"github.com/OSInside/eos/internal/flake/unit"
 	"github.com/OSInside/eos/internal/registrystate"
 )
@@ -24,7 +25,10 @@ import (
 // place is where the program finds things; tests give others.
 type place struct {
 	dir, shipped, registry string
-	memory                 string      // podman's store in memory
+	memory                 string   // podman's store in memory
+	storageConf            []string // settings of podman's store, the first that is there counts
+	running                string   // where launchers keep what they know
+	young                  time.Duration
 	system                 unit.System // systemd, and for a user that of the user
 	uid                    int
 	login, home            string
@@ -36,6 +40,7 @@ type place struct {
 func thisPlace() (place, error) {
 	at := place{
 		dir: flake.Dir, shipped: flake.ShippedDir, registry: registrystate.File, memory: flake.InMemory()[1],
+		storageConf: []string{"/etc/containers/storage.conf", "/usr/share/containers/storage.conf"}, running: running(os.Getuid()), young: sweep.Young,
 		uid: os.Getuid(), login: "root", home: "/root", chroot: inChroot(), podman: []string{flake.Podman}, patience: fetch.Patience,
 	}
 	if at.uid == 0 {

@@ -103,6 +103,9 @@ func (a *app) runRegister(ctx context.Context, o registerOptions) error {
 		return err
 	}
 	a.remark(w, o)
+	if o.force {
+		a.stays(ctx, w, o)
+	}
 	return nil
 }
 

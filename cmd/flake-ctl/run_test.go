@@ -37,11 +37,13 @@ func newSystem(t *testing.T) *system {
 	root := t.TempDir()
 	s := &system{t: t, root: root, at: place{
 		dir: root + "/share/flakes", shipped: root + "/shipped", registry: root + "/registry.json", memory: root + "/memory",
-		system: unit.System{Dir: root + "/run/systemd", Path: []string{root + "/lib/systemd"}, Running: true, Systemctl: []string{root + "/systemctl"}},
-		login:  "root", home: root + "/home", podman: []string{root + "/podman"}, patience: time.Minute,
+		system:      unit.System{Dir: root + "/run/systemd", Path: []string{root + "/lib/systemd"}, Running: true, Systemctl: []string{root + "/systemctl"}},
+		storageConf: []string{root + "/storage.conf"}, running: root + "/run/flakes",
+		login: "root", home: root + "/home", podman: []string{root + "/podman"}, patience: time.Minute,
 	}}
 	s.put("podman", fakePodman)
 	s.put("systemctl", strings.Replace(fakePodman, "$CONTAINERS_STORAGE_CONF", "systemctl", 1))
+	s.put("storage.conf", "[storage]\ngraphroot = \""+root+"/store\"\n")
 	s.put("registry.json", `{"state": "ok"}`)
 	s.put("registry/flakes/keep", "")
 	s.put("share/keep", "")
@@ -379,7 +381,7 @@ func TestManual(t *testing.T) {
 	}
 	s := newSystem(t)
 	text := strings.ReplaceAll(string(page), `\-`, "-")
-	for _, line := range []string{"podman pull", "podman load", "podman register", "podman show", "podman remove", "list", "init", "boot"} {
+	for _, line := range []string{"podman pull", "podman load", "podman register", "podman show", "podman remove", "list", "clean", "init", "boot"} {
 		_, help, _ := s.call(append(strings.Fields(line), "--help")...)
 		flags := 0
 		for word := range strings.FieldsSeq(help) {
@@ -411,7 +413,7 @@ func TestCompletion(t *testing.T) {
 	bin := t.TempDir()
 	build(t, bin)
 	for line, want := range map[string]string{
-		"flake-ctl ":                          "boot completion help init list podman",
+		"flake-ctl ":                          "boot clean completion help init list podman",
 		"flake-ctl podman re":                 "register remove",
 		"flake-ctl podman register --res":     "--resume",
 		"flake-ctl list --format ":            "csv json table",
