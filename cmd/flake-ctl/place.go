@@ -19,6 +19,7 @@ import (
 	"github.com/OSInside/eos/internal/flake/registration"
 	"github.com/OSInside/eos/internal/flake/sweep"
 	"github.com/OSInside/eos/internal/flake/unit"
+	"github.com/OSInside/eos/internal/flake/unit/systemd"
 	"github.com/OSInside/eos/internal/registrystate"
 )
 
@@ -29,7 +30,7 @@ type place struct {
 	storageConf            []string // settings of podman's store, the first that is there counts
 	running                string   // where launchers keep what they know
 	young                  time.Duration
-	system                 unit.System // systemd, and for a user that of the user
+	system                 systemd.Manager // systemd, and for a user that of the user
 	uid                    int
 	login, home            string
 	chroot                 bool     // the root is one that is being built, not that of the system
@@ -58,8 +59,8 @@ func thisPlace() (place, error) {
 // systemUnits are those of the system. /etc and /usr are read-only where it runs: links to
 // units are made anew at each start of the system. In a root that is being built they become
 // part of the image.
-func systemUnits(chroot bool) unit.System {
-	s := unit.System{
+func systemUnits(chroot bool) systemd.Manager {
+	s := systemd.Manager{
 		Dir: "/run/systemd/system", Systemctl: []string{"/usr/bin/systemctl"},
 		Path: []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"},
 	}
@@ -73,10 +74,10 @@ func systemUnits(chroot bool) unit.System {
 }
 
 // userUnits are those of the caller.
-func userUnits(home string) unit.System {
+func userUnits(home string) systemd.Manager {
 	dir := filepath.Join(home, ".config/systemd/user")
 	_, err := os.Stat(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "systemd/private"))
-	return unit.System{
+	return systemd.Manager{
 		Dir: dir, User: true, Running: err == nil, Systemctl: []string{"/usr/bin/systemctl", "--user"},
 		Path: []string{dir, "/etc/systemd/user", "/run/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user"},
 	}
@@ -180,7 +181,7 @@ func coded(err error) error {
 		return cli.Refuse(cli.Degraded, err, "flake-registry --status says what is wrong and what to do")
 	case errors.Is(err, registration.ErrOptions):
 		return cli.Refuse(cli.Usage, err, "")
-	case errors.Is(err, unit.ErrInTheWay):
+	case errors.Is(err, systemd.ErrInTheWay):
 		return cli.Refuse(cli.Refused, err, "give the unit another name")
 	case errors.Is(err, registration.ErrInTheWay):
 		return cli.Refuse(cli.Refused, err, "--force replaces and removes flakes, and never touches another file")

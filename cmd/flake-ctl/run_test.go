@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/OSInside/eos/internal/cli"
-	"github.com/OSInside/eos/internal/flake/unit"
+	"github.com/OSInside/eos/internal/flake/unit/systemd"
 	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
@@ -37,7 +37,7 @@ func newSystem(t *testing.T) *system {
 	root := t.TempDir()
 	s := &system{t: t, root: root, at: place{
 		dir: root + "/share/flakes", shipped: root + "/shipped", registry: root + "/registry.json", memory: root + "/memory",
-		system:      unit.System{Dir: root + "/run/systemd", Path: []string{root + "/lib/systemd"}, Running: true, Systemctl: []string{root + "/systemctl"}},
+		system:      systemd.Manager{Dir: root + "/run/systemd", Path: []string{root + "/lib/systemd"}, Running: true, Systemctl: []string{root + "/systemctl"}},
 		storageConf: []string{root + "/storage.conf"}, running: root + "/run/flakes",
 		login: "root", home: root + "/home", podman: []string{root + "/podman"}, patience: time.Minute,
 	}}

@@ -1,12 +1,9 @@
 // Package unit makes services of flakes: units of systemd whose main process is the flake's
 // command.
 //
-// [Unit.Text] is the unit file, a function of its arguments, and [Owner] says whose a file is.
-// The files lie beside the registrations, in the folder [Folder], as a part of them: package
-// registration writes them. Systemd does not look there: [System.Link] makes links in one of
-// its own folders agree with what there is. It may be called at any time, and again after a
-// cut; files and links that are not ours it leaves alone, and one unit that cannot be linked
-// keeps no other from it.
+// [Unit.Text] is the unit file and [Owner] says whose a file is; both are functions of their
+// arguments. The files lie beside the registrations, in the folder [Folder], as a part of
+// them: package registration writes them, and package systemd has systemd know them.
 package unit
 
 import (
@@ -66,8 +63,8 @@ func (u *Unit) Check() error {
 // File is the name of the file of a unit.
 func File(name string) string { return name + suffix }
 
-// target is what the unit is a part of.
-func target(user bool) string {
+// Target is what a unit is started with.
+func Target(user bool) string {
 	if user {
 		return "default.target"
 	}
@@ -114,7 +111,7 @@ func (u *Unit) Text() ([]byte, error) {
 	if u.User {
 		after = ""
 	}
-	return fmt.Appendf(nil, text, u.Flake, u.Command, kind, target(u.User), after), nil
+	return fmt.Appendf(nil, text, u.Flake, u.Command, kind, Target(u.User), after), nil
 }
 
 // Owner returns the flake whose unit file this is; empty if it is none of ours.

@@ -1,4 +1,4 @@
-package unit_test
+package systemd_test
 
 import (
 	"errors"
@@ -11,12 +11,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/OSInside/eos/internal/flake/unit"
+	"github.com/OSInside/eos/internal/flake/unit/systemd"
 )
 
 // place is a system of a test, whose systemctl notes what it is told.
 type place struct {
 	*testing.T
-	unit.System
+	systemd.Manager
 	root, flakes string
 }
 
@@ -24,7 +25,7 @@ func newPlace(t *testing.T) *place {
 	t.Helper()
 	p := &place{T: t, root: t.TempDir()}
 	p.flakes = p.root + "/flakes"
-	p.System = unit.System{Dir: p.root + "/run", Path: []string{p.root + "/etc", p.root + "/run", p.root + "/lib"}, Running: true, Systemctl: []string{p.root + "/systemctl", "-q"}}
+	p.Manager = systemd.Manager{Dir: p.root + "/run", Path: []string{p.root + "/etc", p.root + "/run", p.root + "/lib"}, Running: true, Systemctl: []string{p.root + "/systemctl", "-q"}}
 	p.put("systemctl", "#!/bin/sh\necho \"$*\" >> ${0%/*}/calls\n[ ! -e ${0%/*}/fail ] || { echo it is broken >&2; exit 1; }\n")
 	if err := os.Chmod(p.root+"/systemctl", 0o755); err != nil {
 		t.Fatal(err)

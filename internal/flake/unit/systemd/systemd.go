@@ -1,4 +1,11 @@
-package unit
+// Package systemd has a service manager know the units of flakes (package unit).
+//
+// It does not look where they lie: [Manager.Link] makes links in one of its own folders agree
+// with what there is. It may be called at any time, and again after a cut; files and links
+// that are not ours it leaves alone, and one unit that cannot be linked keeps no other from
+// it. [Manager.Start] and [Manager.Stop] say what their names do; where no service manager
+// runs they do nothing.
+package systemd
 
 import (
 	"context"
@@ -12,10 +19,11 @@ import (
 	"time"
 
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/flake/unit"
 )
 
-// System is a service manager, and where it finds units.
-type System struct {
+// Manager is a service manager, and where it finds units.
+type Manager struct {
 	Dir       string   // folder of systemd where the links go
 	Path      []string // all its folders
 	User      bool     // it is that of a user
@@ -30,28 +38,28 @@ var ErrInTheWay = errors.New("another unit has this name")
 const patience = 3 * time.Minute
 
 // Free says whether the name of a unit is free for that in dir, a folder of registrations.
-func (s *System) Free(dir, name string) error {
+func (s *Manager) Free(dir, name string) error {
 	for _, folder := range slices.Compact(append([]string{s.Dir}, s.Path...)) {
-		p := filepath.Join(folder, File(name))
+		p := filepath.Join(folder, unit.File(name))
 		if _, err := os.Lstat(p); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if link, err := os.Readlink(p); err != nil || link != Path(dir, name) {
-			return fmt.Errorf("unit %s: %w: %s", File(name), ErrInTheWay, p)
+		if link, err := os.Readlink(p); err != nil || link != unit.Path(dir, name) {
+			return fmt.Errorf("unit %s: %w: %s", unit.File(name), ErrInTheWay, p)
 		}
 	}
 	return nil
 }
 
 // Linked tells whether systemd knows the unit of dir.
-func (s *System) Linked(dir, name string) bool {
-	link, err := os.Readlink(filepath.Join(s.Dir, File(name)))
-	return err == nil && link == Path(dir, name)
+func (s *Manager) Linked(dir, name string) bool {
+	link, err := os.Readlink(filepath.Join(s.Dir, unit.File(name)))
+	return err == nil && link == unit.Path(dir, name)
 }
 
 // Link makes the links in systemd's folder those of the units in dir, and returns the names
 // of these. A unit whose flake is not registered is none.
-func (s *System) Link(ctx context.Context, dir string) (names []string, err error) {
+func (s *Manager) Link(ctx context.Context, dir string) (names []string, err error) {
 	var problems []error
 	ours, left, err := units(dir)
 	problems = append(problems, err)
@@ -75,14 +83,14 @@ func (s *System) Link(ctx context.Context, dir string) (names []string, err erro
 
 // units are the names of those in dir, and of those that nothing can be said about.
 func units(dir string) (ours, left []string, err error) {
-	entries, err := os.ReadDir(filepath.Join(dir, Folder))
+	entries, err := os.ReadDir(filepath.Join(dir, unit.Folder))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
 	}
 	problems := []error{err}
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), suffix)
-		if !ok || !ValidName(name) {
+		name, ok := strings.CutSuffix(e.Name(), unit.File(""))
+		if !ok || !unit.ValidName(name) {
 			continue
 		}
 		owner, err := owner(dir, name)
@@ -90,7 +98,7 @@ func units(dir string) (ours, left []string, err error) {
 		case err != nil:
 			problems, left = append(problems, err), append(left, name)
 		case owner == "":
-			problems = append(problems, fmt.Errorf("unit %s: it is of no flake that is registered", Path(dir, name)))
+			problems = append(problems, fmt.Errorf("unit %s: it is of no flake that is registered", unit.Path(dir, name)))
 		default:
 			ours = append(ours, name)
 		}
@@ -100,11 +108,11 @@ func units(dir string) (ours, left []string, err error) {
 
 // owner returns the flake of a unit of dir, if it is registered.
 func owner(dir, name string) (string, error) {
-	text, err := os.ReadFile(Path(dir, name))
+	text, err := os.ReadFile(unit.Path(dir, name))
 	if err != nil {
 		return "", fmt.Errorf("read unit: %w", err)
 	}
-	flake := Owner(text)
+	flake := unit.Owner(text)
 	if flake == "" || filepath.Base(flake) != flake {
 		return "", nil
 	}
@@ -119,10 +127,10 @@ func owner(dir, name string) (string, error) {
 }
 
 // wants is the folder of what is started with the system.
-func (s *System) wants() string { return filepath.Join(s.Dir, target(s.User)+".wants") }
+func (s *Manager) wants() string { return filepath.Join(s.Dir, unit.Target(s.User)+".wants") }
 
 // link makes the links of one unit: first that by which it is found.
-func (s *System) link(dir, name string) (made bool, err error) {
+func (s *Manager) link(dir, name string) (made bool, err error) {
 	if err := s.Free(dir, name); err != nil {
 		return false, err
 	}
@@ -130,8 +138,8 @@ func (s *System) link(dir, name string) (made bool, err error) {
 		return false, fmt.Errorf("link unit: %w", err)
 	}
 	for _, l := range [][2]string{
-		{Path(dir, name), filepath.Join(s.Dir, File(name))},
-		{"../" + File(name), filepath.Join(s.wants(), File(name))},
+		{unit.Path(dir, name), filepath.Join(s.Dir, unit.File(name))},
+		{"../" + unit.File(name), filepath.Join(s.wants(), unit.File(name))},
 	} {
 		switch err := os.Symlink(l[0], l[1]); {
 		case err == nil:
@@ -144,20 +152,20 @@ func (s *System) link(dir, name string) (made bool, err error) {
 }
 
 // unlink removes the links to units of dir but for some.
-func (s *System) unlink(dir string, but []string) (gone bool, err error) {
+func (s *Manager) unlink(dir string, but []string) (gone bool, err error) {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("look for units: %w", err)
 	}
 	var problems []error
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), suffix)
+		name, ok := strings.CutSuffix(e.Name(), unit.File(""))
 		if !ok || slices.Contains(but, name) || !s.Linked(dir, name) {
 			continue
 		}
 		gone = true
 		// The first link is the last to go: it says that the other one is ours.
-		for _, p := range []string{filepath.Join(s.wants(), File(name)), filepath.Join(s.Dir, File(name))} {
+		for _, p := range []string{filepath.Join(s.wants(), unit.File(name)), filepath.Join(s.Dir, unit.File(name))} {
 			if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				problems = append(problems, fmt.Errorf("unlink unit: %w", err))
 			}
@@ -167,7 +175,7 @@ func (s *System) unlink(dir string, but []string) (gone bool, err error) {
 }
 
 // reload has systemd read what has changed.
-func (s *System) reload(ctx context.Context) error {
+func (s *Manager) reload(ctx context.Context) error {
 	if !s.Running {
 		return nil
 	}
@@ -175,26 +183,26 @@ func (s *System) reload(ctx context.Context) error {
 }
 
 // Start has systemd start units, and does not wait for it.
-func (s *System) Start(ctx context.Context, names []string) error {
+func (s *Manager) Start(ctx context.Context, names []string) error {
 	if !s.Running || len(names) == 0 {
 		return nil
 	}
 	args := []string{"start", "--no-block", "--"}
 	for _, n := range names {
-		args = append(args, File(n))
+		args = append(args, unit.File(n))
 	}
 	return s.tell(ctx, args...)
 }
 
 // Stop stops a unit of dir and waits for its end. One that systemd does not know does not run.
-func (s *System) Stop(ctx context.Context, dir, name string) error {
+func (s *Manager) Stop(ctx context.Context, dir, name string) error {
 	if !s.Running || !s.Linked(dir, name) {
 		return nil
 	}
-	return s.tell(ctx, "stop", "--", File(name))
+	return s.tell(ctx, "stop", "--", unit.File(name))
 }
 
-func (s *System) tell(ctx context.Context, args ...string) error {
+func (s *Manager) tell(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return command.Run(ctx, command.Cmd{Argv: append(slices.Clone(s.Systemctl), args...)})
