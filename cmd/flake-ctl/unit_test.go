@@ -18,7 +18,7 @@ func TestUnit(t *testing.T) {
 	s.want("podman register --container img --app R/bin/app --unit-notify", cli.Usage, "", "no unit that waits")
 	s.want(register+"web.service --unit-notify", cli.OK, "", "the service web.service starts with the system; systemctl start web.service")
 	s.wantCalls("systemctl|daemon-reload\n")
-	if got := s.read("registry/flakes/units/web.service"); !strings.Contains(got, "ExecStart="+s.root+"/bin/app @service %%unit\n") {
+	if got := s.read("registry/flakes/units/web.service"); !strings.Contains(got, "ExecStart="+s.root+"/bin/app @service\n") {
 		t.Errorf("unit = %s", got)
 	}
 	if got := s.read("registry/flakes/app.yaml"); !strings.Contains(got, "--sdnotify=container") {

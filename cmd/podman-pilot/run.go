@@ -34,7 +34,6 @@ Words that begin with @ or %, up to the first --, are the launcher's:
   %progress                      say what takes long
   %ignore_sync_error             go on without what of the host cannot be had
   %ignore_missing_volume_path    leave out volumes whose path on the host is missing
-  %unit                          this is the main process of a unit of systemd
 
 %interactive is accepted and changes nothing: the application always has the caller's streams.
 

@@ -150,23 +150,7 @@ func (l *Launch) Run(image string) []string {
 	default:
 		argv = append(argv, "--log-driver=none")
 	}
-	return l.application(append(argv, l.inUnit()...), image)
-}
-
-// inUnit are the options of a container that is a service. It is in the control group of
-// the unit, so that systemd's limits and its end are the container's too; it counts as
-// started when it is, unless the registration leaves that to the application.
-func (l *Launch) inUnit() (options []string) {
-	if !l.c.Unit {
-		return nil
-	}
-	if !l.Given.has("--cgroups", "--cgroup-parent") {
-		options = append(options, "--cgroups=split")
-	}
-	if !l.Given.has("--sdnotify") {
-		options = append(options, "--sdnotify=conmon")
-	}
-	return options
+	return l.application(argv, image)
 }
 
 // needsInit tells whether a first process is put before the application. The kernel keeps

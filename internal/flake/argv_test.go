@@ -123,9 +123,6 @@ func TestRun(t *testing.T) {
 		{"init", flakeOf(target("/usr/sbin/init"), with("-t")), "", nil, strings.Replace(run, "--init|", "", 1) + through + "--entrypoint|/usr/sbin/init|img"},
 		{"the host's processes", flakeOf(with("--pid host")), "", nil, strings.Replace(run, "--init|", "", 1) + through + "--pid|host|" + program},
 		{"instance", flakeOf(with("-i")), "@a@b=c_d", nil, "/usr/bin/podman|run|--rm|" + label + "--label|eos.instance=a@b=c_d|--name|flake.app_.a_.b_x3dc__d|--replace|--init|--interactive|" + through + program},
-		{"service", flakeOf(with("-i")), "@service %unit", nil, "/usr/bin/podman|run|--rm|" + label + "--label|eos.instance=service|--name|flake.app_.service|--replace|--init|--interactive|" +
-			through + "--cgroups=split|--sdnotify=conmon|" + program},
-		{"service, as it wants", flakeOf(with("--cgroups disabled", "--sdnotify=container")), "%unit", nil, run + through + "--cgroups|disabled|--sdnotify=container|" + program},
 		{"own name of the container", flakeOf(with("--name=n")), "", nil, "/usr/bin/podman|run|--rm|" + label + "--replace|--init|" + through + "--name=n|" + program},
 		{"options", flakeOf(with("--volume /a b:/c", "--env=X", "--rm", "-dit", "-it")), "", nil, run + "--interactive|--volume|/a b:/c|--env=X|--rm|-d|" + program},
 		{"log", flakeOf(with("--log-driver journald")), "", nil, run + "--log-driver|journald|" + program},

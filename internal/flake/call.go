@@ -13,13 +13,12 @@ type Call struct {
 	Remove              bool     // remove a container that would stay
 	IgnoreSyncError     bool     // go on without what of the host cannot be had
 	IgnoreMissingVolume bool     // leave volumes out whose path on the host is missing
-	Unit                bool     // this is the main process of a unit of systemd
 	Args                []string // of the application
 }
 
 // options are the words that a pilot knows after %. Streams are handed on always, so
 // interactive says nothing.
-var options = []string{"progress", "interactive", "remove", "ignore_sync_error", "ignore_missing_volume_path", "unit"}
+var options = []string{"progress", "interactive", "remove", "ignore_sync_error", "ignore_missing_volume_path"}
 
 var instance = regexp.MustCompile(`^@[A-Za-z0-9@=_-]{1,63}$`)
 
@@ -67,8 +66,6 @@ func (c *Call) option(word string) error {
 		c.IgnoreSyncError = true
 	case "ignore_missing_volume_path":
 		c.IgnoreMissingVolume = true
-	case "unit":
-		c.Unit = true
 	default:
 		return fmt.Errorf("option %%%s: it is none of a flake's: %%%s", word, strings.Join(options, ", %"))
 	}

@@ -108,8 +108,12 @@ func (o *Options) Text() ([]byte, error) {
 	if len(options) == 0 {
 		options = []string{"-ti"}
 	}
-	if o.Notify && o.sdnotify() == "" {
-		options = append(options, "--sdnotify=container")
+	if o.Unit != "" && o.sdnotify() == "" {
+		who := "conmon" // the service is ready when its container runs
+		if o.Notify {
+			who = "container"
+		}
+		options = append(options, "--sdnotify="+who)
 	}
 	doc := keys(
 		"include", keys("tar", list(o.Tar), "path", list(o.Path)),

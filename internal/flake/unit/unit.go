@@ -75,8 +75,9 @@ func Target(user bool) string {
 //
 // The command is the main process, so its exit status is the service's; it hands on that
 // the container is ready. There is one instance, and what an earlier one has left of its
-// container is replaced. The container is in the control group of the unit: when the command
-// does not end in time, all that is left of both is killed.
+// container is replaced. The launcher puts the container into the control group of the unit,
+// which is delegated: when the command does not end in time, all that is left of both is
+// killed.
 const text = `# Made by flake-ctl(8), which takes it out again with its flake.
 [Unit]
 Description=Flake %[1]s
@@ -84,7 +85,7 @@ Documentation=man:podman-pilot(8)
 %[5]s
 [Service]
 Type=%[3]s
-ExecStart=%[2]s @service %%%%unit
+ExecStart=%[2]s @service
 KillMode=mixed
 Delegate=yes
 Restart=on-failure

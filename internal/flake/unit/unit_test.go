@@ -23,7 +23,7 @@ After=registry-rw.service network.target
 
 [Service]
 Type=notify
-ExecStart=/usr/share/flakes/bin/my.app @service %%unit
+ExecStart=/usr/share/flakes/bin/my.app @service
 KillMode=mixed
 Delegate=yes
 Restart=on-failure
