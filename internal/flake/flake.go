@@ -126,7 +126,7 @@ func (r *Registration) check(o *Options) error {
 		why = "resume needs target_app_path: what the image starts by itself is not started again"
 	case len(c.Layers) > 0 && c.Base == "":
 		why = "layers need a base_container"
-	case r.Mode() != Plain && o.has("--detach", "-d"):
+	case r.Mode() != Plain && o.Has("--detach", "-d"):
 		why = "a container that stays is not detached from"
 	default:
 		return nil

@@ -81,7 +81,7 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 		Registry: o.Registry, Own: own, Home: home(), Random: hex.EncodeToString(random),
 		PidFile: j.pidFile, Getenv: j.getenv, Exists: func(path string) bool { _, err := os.Stat(path); return err == nil },
 	}
-	s.Terminal = atTerminal()
+	s.Terminal, s.Delegated = atTerminal(), delegated()
 	if j.Launch, err = flake.Decide(o.Registration, o.Call, s); err != nil {
 		return 0, err
 	}
@@ -91,6 +91,10 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 			return fail(err)
 		}
 	}
+	early := make(chan os.Signal, 8)
+	signal.Notify(early, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(early)
+	defer j.indicate()()
 	switch o.Registration.Mode() {
 	case flake.Resume:
 		status, err = j.resume(ctx)
@@ -98,6 +102,10 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 		status, err = j.attach(ctx)
 	default:
 		status, err = j.plain(ctx)
+	}
+	if err != nil && ctx.Err() != nil && len(early) > 0 {
+		sig := (<-early).(syscall.Signal) // before there was anything to hand it to
+		j.got[sig], status, err = true, 128+int(sig), nil
 	}
 	if err != nil {
 		return fail(err)
@@ -135,10 +143,12 @@ func (j *job) plain(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	end, err := j.run(j.Launch.Run(image), child{watch: w, pidFile: j.pidFile})
+	ctx = context.WithoutCancel(ctx) // what the application got is not for what clears up
 	if err == nil && !end.killed && len(j.got) > 0 {
 		// Podman that gets a signal while it makes a container may leave it, and say nothing.
+		begun := readPid(j.pidFile) != 0 || j.Given.Has("--pidfile")
 		var left container
-		if left, err = j.inspect(ctx); left.id != "" {
+		if left, err = j.inspect(ctx); left.id != "" || !begun {
 			end = j.interrupted()
 		}
 	}
@@ -182,7 +192,7 @@ func (j *job) attach(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	end, err := j.run(j.Launch.StartAttached(), child{})
-	return end.status, errors.Join(err, j.remove(ctx))
+	return end.status, errors.Join(err, j.remove(context.WithoutCancel(ctx)))
 }
 
 // image puts the container together and returns its name.

@@ -34,7 +34,7 @@ func (j *job) resume(ctx context.Context) (int, error) {
 			}
 			continue
 		}
-		return status, errors.Join(err, j.remove(ctx))
+		return status, errors.Join(err, j.remove(context.WithoutCancel(ctx)))
 	}
 	return 0, errors.New("its container ends as soon as it is started")
 }
@@ -107,7 +107,7 @@ type state struct {
 
 // loadState reads it; nil if the container does not run, or another runtime runs it.
 func loadState(id string) *state {
-	text, err := os.ReadFile(filepath.Join("/run/crun", id, "status"))
+	text, err := os.ReadFile(filepath.Join(runtimeDir(), "crun", id, "status"))
 	if err != nil {
 		return nil
 	}
@@ -137,10 +137,25 @@ func startTime(pid int) uint64 {
 // crun is the runtime.
 const crun = "/usr/bin/crun"
 
-// enter starts the application in a container that runs. Root's does not need podman for it.
+// within begins a command line that is run where this user's containers are: for all but root
+// that is a namespace, which podman keeps by a process that does nothing. It is nil if there is
+// none.
+func within() (argv []string, ok bool) {
+	if os.Geteuid() == 0 {
+		return nil, true
+	}
+	pid := readPid(filepath.Join(runtimeDir(), "libpod/tmp/pause.pid"))
+	if pid == 0 {
+		return nil, false
+	}
+	return []string{"/usr/bin/nsenter", "--target", strconv.Itoa(pid), "--user", "--mount", "--"}, true
+}
+
+// enter starts the application in a container that runs. It does not need podman for it.
 func (j *job) enter(id string) (int, error) {
 	s := loadState(id)
-	if s == nil {
+	prefix, ok := within()
+	if s == nil || !ok {
 		return j.enterByPodman()
 	}
 	base := filepath.Base(j.pidFile)
@@ -152,11 +167,12 @@ func (j *job) enter(id string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	w, err := j.watch(order{Kill: true, Space: pidNamespace(s.Pid), PidFile: j.pidFile, Files: []string{process, log}})
+	w, err := j.watch(order{Kill: true, Within: prefix, Space: pidNamespace(s.Pid), PidFile: j.pidFile, Files: []string{process, log}})
 	if err != nil {
 		return 0, errors.Join(err, os.Remove(process))
 	}
-	end, err := j.run([]string{crun, "--log=" + log, "exec", "--process=" + process, "--pid-file=" + j.pidFile, id}, child{watch: w})
+	argv := append(prefix, crun, "--log="+log, "exec", "--process="+process, "--pid-file="+j.pidFile, id)
+	end, err := j.run(argv, child{watch: w})
 	if end.killed {
 		return end.status, w.clean()
 	}
@@ -183,8 +199,7 @@ func notStarted(why string, runs bool) (int, error) {
 	return 125, nil
 }
 
-// enterByPodman starts the application where the runtime is not crun, or is another user's
-// in his own namespace.
+// enterByPodman starts the application where the runtime is not crun.
 func (j *job) enterByPodman() (int, error) {
 	end, err := j.run(j.Exec(), child{})
 	return end.status, err

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -22,6 +24,7 @@ type order struct {
 	PidFile string   // is removed
 	Files   []string // are removed
 	Kill    bool     // the process of PidFile is to end
+	Within  []string // begins a command line that may end it where we may not
 	Space   string   // process namespace that this has to be in
 
 	Child int  // process that stands for the application, once there is one
@@ -136,7 +139,10 @@ func (o *order) do(env []string) error {
 	if o.Kill {
 		for deadline := time.Now().Add(patience); ; {
 			if pid := readPid(o.PidFile); pid != 0 && pidNamespace(pid) == o.Space {
-				_ = unix.Kill(pid, unix.SIGKILL)
+				if err := unix.Kill(pid, unix.SIGKILL); errors.Is(err, unix.EPERM) && len(o.Within) > 0 {
+					kill := append(slices.Clone(o.Within), "/usr/bin/kill", "-KILL", strconv.Itoa(pid))
+					_ = command.Run(context.Background(), command.Cmd{Argv: kill, Env: env}) // it is tried again
+				}
 			}
 			if gone(50*time.Millisecond) || time.Now().After(deadline) {
 				break
