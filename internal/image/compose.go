@@ -88,6 +88,9 @@ func (t *tree) compose(in *inputs) error {
 	if err := t.setRelease(s); err != nil {
 		return err
 	}
+	if err := t.layFlakes(s); err != nil {
+		return err
+	}
 	if err := t.setUnits(in); err != nil {
 		return err
 	}
