@@ -68,8 +68,11 @@ func systemUnits(chroot bool) systemd.Manager {
 		s.Dir = "/usr/lib/systemd/system"
 		return s
 	}
-	_, err := os.Stat("/run/systemd/system") // as sd_booted(3) says
-	s.Running = err == nil
+	if _, err := os.Stat("/run/systemd/system"); err != nil { // as sd_booted(3) says
+		s.Dir = "" // made by us, it would say so too
+		return s
+	}
+	s.Running = true
 	return s
 }
 

@@ -24,7 +24,7 @@ import (
 
 // Manager is a service manager, and where it finds units.
 type Manager struct {
-	Dir       string   // folder of systemd where the links go
+	Dir       string   // folder of systemd where the links go; empty: none are made
 	Path      []string // all its folders
 	User      bool     // it is that of a user
 	Running   bool     // it runs: it is told of changes
@@ -39,7 +39,10 @@ const patience = 3 * time.Minute
 
 // Free says whether the name of a unit is free for that in dir, a folder of registrations.
 func (s *Manager) Free(dir, name string) error {
-	for _, folder := range slices.Compact(append([]string{s.Dir}, s.Path...)) {
+	for _, folder := range append([]string{s.Dir}, s.Path...) {
+		if folder == "" {
+			continue
+		}
 		p := filepath.Join(folder, unit.File(name))
 		if _, err := os.Lstat(p); errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -54,7 +57,7 @@ func (s *Manager) Free(dir, name string) error {
 // Linked tells whether systemd knows the unit of dir.
 func (s *Manager) Linked(dir, name string) bool {
 	link, err := os.Readlink(filepath.Join(s.Dir, unit.File(name)))
-	return err == nil && link == unit.Path(dir, name)
+	return s.Dir != "" && err == nil && link == unit.Path(dir, name)
 }
 
 // Link makes the links in systemd's folder those of the units in dir, and returns the names
@@ -63,6 +66,9 @@ func (s *Manager) Link(ctx context.Context, dir string) (names []string, err err
 	var problems []error
 	ours, left, err := units(dir)
 	problems = append(problems, err)
+	if s.Dir == "" {
+		return ours, errors.Join(problems...)
+	}
 	changed := false
 	for _, name := range ours {
 		made, err := s.link(dir, name)

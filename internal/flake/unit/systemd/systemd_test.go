@@ -166,3 +166,18 @@ func TestStartAndStop(t *testing.T) {
 		t.Errorf("without systemd: %v", err)
 	}
 }
+
+// Without a folder for links nothing is made: one below /run would say that systemd runs.
+func TestNoLinks(t *testing.T) {
+	p := newPlace(t)
+	p.flake("one", "app")
+	dir := p.Dir
+	p.Dir, p.Running = "", false
+	p.link("one", "")
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s: %v, want that it is not made", dir, err)
+	}
+	if err := p.Free(p.flakes, "one"); err != nil || p.Linked(p.flakes, "one") {
+		t.Errorf("Free = %v, linked %v", err, p.Linked(p.flakes, "one"))
+	}
+}
