@@ -89,6 +89,9 @@ func (t *tree) compose(in *inputs) error {
 	if err := t.setRelease(s); err != nil {
 		return err
 	}
+	if err := t.layFlakes(s); err != nil {
+		return err
+	}
 	if err := t.setUnits(in); err != nil {
 		return err
 	}
@@ -241,6 +244,11 @@ func (t *tree) setUnits(in *inputs) error {
 	}
 	if s.Registry.Policy != imagespec.PolicyOff {
 		if err := t.enableRegistry(s); err != nil {
+			return err
+		}
+	}
+	if hasFlakes(s) {
+		if err := t.enable("flakes-boot.service"); err != nil {
 			return err
 		}
 	}

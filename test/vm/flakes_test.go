@@ -34,7 +34,7 @@ func (l *lab) flaker(t testing.TB) *built {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l.build(t, flakesVersion, addPackages(registryPackages...), addPackages("tini", "linux-image-amd64"),
+	return l.build(t, flakesVersion, addPackages(registryPackages...), addPackages("linux-image-amd64"),
 		func(spec map[string]any) {
 			var packages []any
 			for _, p := range spec["packages"].([]any) {

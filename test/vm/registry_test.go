@@ -15,7 +15,7 @@ import (
 var registryPackages = []any{
 	"cryptsetup-bin", "libqrencode4", "libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64", "libtss2-rc0t64",
 	"libtss2-tcti-device0t64", "systemd-cryptsetup", "xfsprogs",
-	"conmon", "crun", "netavark", "podman",
+	"conmon", "crun", "netavark", "podman", "tini",
 }
 
 func addPackages(names ...any) edit {
