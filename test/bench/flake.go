@@ -42,7 +42,7 @@ func measureFlake(ctx context.Context, l *lab) error {
 	if os.Geteuid() != 0 {
 		return errors.New("podman's containers are root's: run this as root")
 	}
-	for _, name := range []string{"podman", "crun", "catatonit", "rsync"} {
+	for _, name := range []string{"podman", "crun", "tini-static", "rsync"} {
 		if _, err := exec.LookPath(name); err != nil {
 			return fmt.Errorf("%w (scripts/setup bench installs it)", err)
 		}
