@@ -52,7 +52,8 @@ runroot = "%[1]s/podman/storage/runroot"
 
 func (a *app) runInit(force bool) error {
 	dir := filepath.Join(a.at.home, ".config/flakes")
-	for _, name := range []string{"podman", "firecracker"} {
+	// Podman unpacks what it pulls in the last one, where the settings of the system say so.
+	for _, name := range []string{"podman", "firecracker", "podman/storage/tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			return fmt.Errorf("make folder for flakes: %w", err)
 		}

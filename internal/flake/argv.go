@@ -63,6 +63,7 @@ type Launch struct {
 	// Terminal says that the application gets one of its own. Through says that it gets the
 	// very streams of the caller; otherwise podman stands between.
 	Terminal, Through bool
+	Single            bool // its name is not made up for this call: there is one at a time
 
 	r *Registration
 	c *Call
@@ -100,6 +101,7 @@ func Decide(r *Registration, c *Call, s Situation) (*Launch, error) {
 		}
 		l.Name = ContainerName(r.Name, instance)
 	}
+	l.Single = l.Given.value("--name") != "" || instance != s.Random
 	return l, nil
 }
 
@@ -108,12 +110,13 @@ func Decide(r *Registration, c *Call, s Situation) (*Launch, error) {
 func ContainerName(name, instance string) string {
 	var b strings.Builder
 	b.WriteString("flake.")
+	whole := name
 	if instance != "" {
-		name += "@" + instance
+		whole += "@" + instance
 	}
-	for i := range len(name) {
-		switch c := name[i]; {
-		case c == '@':
+	for i := range len(whole) {
+		switch c := whole[i]; {
+		case c == '@' && i >= len(name):
 			b.WriteString("_.")
 		case c == '_':
 			b.WriteString("__")
@@ -130,7 +133,7 @@ func ContainerName(name, instance string) string {
 // application; 125 and more are podman's. The container goes when the application ends.
 func (l *Launch) Run(image string) []string {
 	argv := l.container("run", "--rm")
-	if l.c.Instance != "" || l.Given.value("--name") != "" {
+	if l.Single {
 		argv = append(argv, "--replace") // what a power cut has left of it
 	}
 	if l.s.PidFile != "" && !l.Given.Has("--pidfile") {
@@ -162,6 +165,14 @@ func (l *Launch) Run(image string) []string {
 // first puts a first process before the application. This one, unlike podman's usual one, keeps
 // the exit statuses 126 and 127.
 var first = []string{"--init", "--init-path=/usr/bin/tini-static"}
+
+// PidFile is where podman notes the container's first process; empty: nowhere.
+func (l *Launch) PidFile() string {
+	if file := l.Given.value("--pidfile"); file != "" {
+		return file
+	}
+	return l.s.PidFile
+}
 
 // needsInit tells whether a first process is put before the application. The kernel keeps
 // signals from the first process of a container that it does not expect, and orphans are

@@ -164,7 +164,7 @@ func commands(t *testing.T, v *vmtest.VM) {
 // wantNothingLeft wants no container of a flake that is not to stay, and no process of one.
 func wantNothingLeft(t testing.TB, v *vmtest.VM) {
 	t.Helper()
-	left := `podman ps --all --external --format '{{.Names}} {{.Status}} {{.Labels}}' | grep -v eos.flake.stays; pgrep -a conmon | grep -v sleep; ls /run/flakes/0 | grep '^pid'`
+	left := `podman ps --all --external --format '{{.Names}} {{.Status}} {{.Labels}}' | grep -v eos.flake.stays; pgrep -ax podman; ls /run/flakes/0 | grep '^pid'`
 	v.MustSSH(t, `for i in $(seq 100); do [ -z "$(`+left+`)" ] && exit; sleep 0.2; done; `+left+`; ps ax; exit 1`)
 }
 

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -19,6 +21,7 @@ import (
 type child struct {
 	watch   *watcher // is told of it; may be nil
 	pidFile string   // of the first process of its container; may be empty
+	guest   bool     // the container is not its own
 }
 
 // end is how it has ended.
@@ -36,9 +39,12 @@ func (j *job) run(argv []string, c child) (end, error) {
 	j.Debug(argv)
 	x := exec.Command(argv[0], argv[1:]...)
 	x.Env = append(os.Environ(), j.env...)
-	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: !j.Terminal, Pdeathsig: syscall.SIGTERM}
-	if j.Registration.Mode() == flake.Attach {
+	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: !j.Terminal}
+	switch {
+	case j.Registration.Mode() == flake.Attach:
 		x.SysProcAttr.Pdeathsig = syscall.SIGKILL // the application stays
+	case c.watch == nil:
+		x.SysProcAttr.Pdeathsig = syscall.SIGTERM // nobody else ends it
 	}
 	streams, err := j.connect(x)
 	if err != nil {
@@ -54,21 +60,19 @@ func (j *job) run(argv []string, c child) (end, error) {
 			defer func() { _ = term.Restore(0, state) }() // whatever end the program has come to
 		}
 	}
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, passed(j.Terminal)...)
+	signal.Notify(j.signals, passed(j.Terminal)...)
 	if err := x.Start(); err != nil {
-		signal.Stop(signals)
 		streams.close()
 		return end{}, fmt.Errorf("run %s: %w", argv[0], err)
 	}
+	j.started = true
 	c.watch.child(x.Process.Pid)
 	streams.start()
-	state, err := j.wait(x.Process, signals, c)
-	signal.Stop(signals)
+	state, err := j.wait(x.Process, c)
 	if err != nil {
 		return end{}, fmt.Errorf("wait for %s: %w", argv[0], err)
 	}
-	streams.out.Wait()
+	streams.finish()
 	ws := state.Sys().(syscall.WaitStatus)
 	if ws.Signaled() {
 		return end{128 + int(ws.Signal()), true}, nil
@@ -76,8 +80,13 @@ func (j *job) run(argv []string, c child) (end, error) {
 	return end{status: ws.ExitStatus()}, nil
 }
 
-// wait hands on signals until the program has ended.
-func (j *job) wait(p *os.Process, signals <-chan os.Signal, c child) (*os.ProcessState, error) {
+// hold is how long signals are kept from a program that does not get its application started.
+const hold = 10 * time.Second
+
+// wait hands on signals until the program has ended. While the application is not there yet,
+// they are kept: podman that is interrupted while it makes a container leaves parts of it, some
+// of which are at work.
+func (j *job) wait(p *os.Process, c child) (*os.ProcessState, error) {
 	type result struct {
 		state *os.ProcessState
 		err   error
@@ -87,19 +96,40 @@ func (j *job) wait(p *os.Process, signals <-chan os.Signal, c child) (*os.Proces
 		state, err := p.Wait()
 		ended <- result{state, err}
 	}()
+	var k keeper
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	deadline := time.Now().Add(hold)
+	var kept []syscall.Signal
 	for {
+		var again <-chan time.Time
+		switch {
+		case len(kept) == 0:
+		case c.pidFile == "" || runs(readPid(c.pidFile)) || time.Now().After(deadline):
+			for _, number := range kept {
+				if number == syscall.SIGTSTP && !j.Terminal {
+					pause(p, c)
+				} else {
+					_ = p.Signal(number) // it may have ended meanwhile
+				}
+			}
+			kept = nil
+		default:
+			again = time.After(5 * time.Millisecond)
+		}
 		select {
 		case r := <-ended:
 			return r.state, r.err
-		case sig := <-signals:
+		case sig := <-j.signals:
 			number := sig.(syscall.Signal)
 			j.got[number] = true
-			switch {
-			case number == syscall.SIGTSTP && !j.Terminal:
-				pause(p, c.pidFile)
-			case number == syscall.SIGCONT:
-			default:
-				_ = p.Signal(number) // it may have ended meanwhile
+			if number != syscall.SIGCONT {
+				kept = append(kept, number)
+			}
+		case <-again:
+		case <-ticker.C:
+			if !c.guest && c.pidFile != "" && k.lost(c.pidFile) {
+				_ = p.Kill() // it would wait for ever
 			}
 		}
 	}
@@ -108,8 +138,8 @@ func (j *job) wait(p *os.Process, signals <-chan os.Signal, c child) (*os.Proces
 // pause stops the application, and then this process, as a terminal does with a job. Both go
 // on together. The first process of a container does not get a signal to stop that it has
 // not asked for, but is stopped from outside.
-func pause(p *os.Process, pidFile string) {
-	stopped := containerProcesses(pidFile)
+func pause(p *os.Process, c child) {
+	stopped := c.processes()
 	if len(stopped) == 0 {
 		_ = p.Signal(syscall.SIGTSTP)
 	}
@@ -122,6 +152,17 @@ func pause(p *os.Process, pidFile string) {
 		_ = syscall.Kill(pid, syscall.SIGCONT)
 	}
 	_ = p.Signal(syscall.SIGCONT)
+}
+
+// processes are those to stop.
+func (c child) processes() []int {
+	if !c.guest {
+		return containerProcesses(c.pidFile)
+	}
+	if pid := readPid(c.pidFile); pid != 0 {
+		return []int{groupOf(pid)}
+	}
+	return nil
 }
 
 // passed are the signals that the application gets: all that say something to it.
@@ -148,7 +189,38 @@ func passed(terminal bool) []os.Signal {
 type streams struct {
 	ours   []*os.File // ends that the program has
 	copies []func()
+	from   []*os.File // what is copied from it
 	out    sync.WaitGroup
+}
+
+// finish waits until all that the program has written is copied. Others that have its streams
+// may stay, and are not waited for.
+func (s *streams) finish() {
+	for _, r := range s.from {
+		_ = r.SetReadDeadline(time.Now())
+	}
+	s.out.Wait()
+}
+
+// copyOut copies what comes, and after [streams.finish] what is there.
+func copyOut(to io.Writer, from *os.File) {
+	_, err := io.Copy(to, from)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return // a terminal that is gone shows nothing
+	}
+	raw, err := from.SyscallConn()
+	if err != nil {
+		return
+	}
+	buf := make([]byte, 64<<10) // what a pipe holds
+	for n := 1; n > 0; {
+		if raw.Control(func(fd uintptr) { n, err = unix.Read(int(fd), buf) }) != nil || err != nil {
+			return
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
 }
 
 func (s *streams) close() {
@@ -201,11 +273,11 @@ func (j *job) connect(x *exec.Cmd) (*streams, error) {
 			s.close()
 			return nil, err
 		}
-		*o.set, s.ours = w, append(s.ours, w)
+		*o.set, s.ours, s.from = w, append(s.ours, w), append(s.from, r)
 		s.out.Add(1)
 		s.copies = append(s.copies, func() {
 			defer s.out.Done()
-			_, _ = io.Copy(o.to, r) // a terminal that is gone shows nothing
+			copyOut(o.to, r)
 		})
 	}
 	return s, nil

@@ -18,9 +18,11 @@ package launch
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -56,7 +58,9 @@ type job struct {
 	Options
 	*flake.Launch
 	env     []string                // of podman
-	got     map[syscall.Signal]bool // signals, while the application ran
+	signals chan os.Signal          // all there are for the application, also before its start
+	got     map[syscall.Signal]bool // those that have been taken from there
+	started bool                    // what stands for the application
 	pidFile string
 	getenv  func(string) string // the caller's environment
 	notify  string              // socket of the service manager that waits for the application
@@ -70,7 +74,8 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 	}
 	random := make([]byte, 8)
 	_, _ = rand.Read(random) // never fails
-	j := &job{Options: o, got: map[syscall.Signal]bool{}, notify: os.Getenv("NOTIFY_SOCKET")}
+	j := &job{Options: o, signals: make(chan os.Signal, 64), got: map[syscall.Signal]bool{}, notify: os.Getenv("NOTIFY_SOCKET")}
+	signal.Notify(j.signals, ending...)
 	if o.StorageConf != "" {
 		j.env = []string{"CONTAINERS_STORAGE_CONF=" + o.StorageConf}
 	}
@@ -91,9 +96,6 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 			return fail(err)
 		}
 	}
-	early := make(chan os.Signal, 8)
-	signal.Notify(early, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(early)
 	defer j.indicate()()
 	switch o.Registration.Mode() {
 	case flake.Resume:
@@ -103,9 +105,8 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 	default:
 		status, err = j.plain(ctx)
 	}
-	if err != nil && ctx.Err() != nil && len(early) > 0 {
-		sig := (<-early).(syscall.Signal) // before there was anything to hand it to
-		j.got[sig], status, err = true, 128+int(sig), nil
+	if err != nil && !j.started && j.interrupted() != 0 {
+		status, err = j.interrupted(), nil
 	}
 	if err != nil {
 		return fail(err)
@@ -114,11 +115,14 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 	return status, nil
 }
 
+// ending are the signals by which people and services end a command.
+var ending = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}
+
 // die ends this process as the application has ended: by a signal that both got. A shell
 // that waits for it can tell this from an exit status, and stops its loop.
 func (j *job) die(status int) {
 	sig := syscall.Signal(status - 128)
-	if j.got[sig] && slices.Contains([]syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}, sig) {
+	if j.got[sig] && slices.Contains(ending, os.Signal(sig)) {
 		signal.Reset(sig)
 		_ = syscall.Kill(os.Getpid(), sig)
 		time.Sleep(time.Second) // until it has arrived
@@ -127,29 +131,34 @@ func (j *job) die(status int) {
 
 // plain runs the application in a container of its own.
 func (j *job) plain(ctx context.Context) (int, error) {
-	if j.Call.Instance != "" {
-		l, err := tryLock(j.path(".lock"))
-		if err != nil {
+	var l *fileLock
+	if j.Single {
+		var err error
+		if l, err = tryLock(j.path(".lock")); err != nil {
 			return 0, err
 		}
 		defer l.drop()
 	}
 	image, err := j.image(ctx)
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return 0, err
 	}
-	w, err := j.watch(order{Remove: j.Launch.Podman("rm", "--force", "--time=0", "--ignore", j.Name), PidFile: j.pidFile})
+	w, err := j.watch(order{
+		Remove: j.Launch.Podman("rm", "--force", "--time=0", "--ignore", j.Name), PidFile: j.pidFile, Files: []string{j.notifyFile()},
+	}, l)
 	if err != nil {
 		return 0, err
 	}
-	end, err := j.run(j.Launch.Run(image), child{watch: w, pidFile: j.pidFile})
-	ctx = context.WithoutCancel(ctx) // what the application got is not for what clears up
+	end, err := j.run(j.Launch.Run(image), child{watch: w, pidFile: j.PidFile()})
 	if err == nil && !end.killed && len(j.got) > 0 {
 		// Podman that gets a signal while it makes a container may leave it, and say nothing.
-		begun := readPid(j.pidFile) != 0 || j.Given.Has("--pidfile")
 		var left container
-		if left, err = j.inspect(ctx); left.id != "" || !begun {
-			end = j.interrupted()
+		left, err = j.inspect(context.WithoutCancel(ctx))
+		if left.id != "" || readPid(j.PidFile()) == 0 {
+			end.status, end.killed = j.interrupted(), true
 		}
 	}
 	if err != nil || end.killed {
@@ -159,13 +168,21 @@ func (j *job) plain(ctx context.Context) (int, error) {
 	return end.status, nil
 }
 
-// interrupted is the end of an application that a signal came before.
-func (j *job) interrupted() end {
-	first := syscall.SIGTERM
-	for sig := range j.got {
-		first = min(first, sig)
+// interrupted is the status of an application that a signal came before; 0 if none has.
+func (j *job) interrupted() int {
+	for {
+		select {
+		case sig := <-j.signals:
+			j.got[sig.(syscall.Signal)] = true
+			continue
+		default:
+		}
+		break
 	}
-	return end{128 + int(first), true}
+	if len(j.got) == 0 {
+		return 0
+	}
+	return 128 + int(slices.Min(slices.Collect(maps.Keys(j.got))))
 }
 
 // attach starts the container of the application if need be, and attaches to it.
@@ -232,11 +249,11 @@ func (j *job) command(argv []string) command.Cmd {
 	return command.Cmd{Argv: argv, Env: j.env}
 }
 
-// path is that of a file of this flake's instance.
+// path is that of a file which belongs to the container.
 func (j *job) path(ending string) string {
-	name := j.Registration.Name
-	if j.Call.Instance != "" {
-		name += "@" + j.Call.Instance
+	name := j.Name
+	if len(name) > 200 { // a name of a file has 255 bytes
+		name = fmt.Sprintf("flake-%x", sha256.Sum256([]byte(name)))
 	}
 	return filepath.Join(j.Dir, name+ending)
 }

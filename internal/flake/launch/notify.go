@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -22,11 +21,7 @@ func (j *job) ready(x *exec.Cmd) (closed func(), err error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	path := filepath.Join(j.Dir, j.Name+".notify")
-	if len(path) > 100 { // of 108 bytes that an address has
-		path = filepath.Join(j.Dir, filepath.Base(j.pidFile)+".notify")
-	}
-	_ = os.Remove(path)
+	path := j.notifyFile()
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("bind", err)
@@ -53,6 +48,8 @@ func (j *job) ready(x *exec.Cmd) (closed func(), err error) {
 		_ = os.Remove(path)
 	}, nil
 }
+
+func (j *job) notifyFile() string { return j.pidFile + ".notify" }
 
 // handOn is what of a message is for the service manager.
 func handOn(message []byte) []byte {

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,7 +29,7 @@ func (j *job) resume(ctx context.Context) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		status, err := j.enter(id)
+		status, err := j.enter(ctx, id)
 		if errors.Is(err, errGone) {
 			if err := removeIfThere(j.path(".cid")); err != nil {
 				return 0, err
@@ -124,9 +126,12 @@ func startTime(pid int) uint64 {
 	if err != nil {
 		return 0
 	}
-	// The name of the program, in brackets, may have blanks in it.
-	rest := string(text[strings.LastIndexByte(string(text), ')')+1:])
-	fields := strings.Fields(rest)
+	return parseStart(string(text))
+}
+
+// parseStart takes the time from /proc/PID/stat; of a process that has ended it is 0.
+func parseStart(stat string) uint64 {
+	fields := statFields(stat)
 	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
 		return 0
 	}
@@ -152,27 +157,34 @@ func within() (argv []string, ok bool) {
 }
 
 // enter starts the application in a container that runs. It does not need podman for it.
-func (j *job) enter(id string) (int, error) {
+func (j *job) enter(ctx context.Context, id string) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	s := loadState(id)
 	prefix, ok := within()
 	if s == nil || !ok {
-		return j.enterByPodman()
+		return j.enterByPodman(ctx)
 	}
 	base := filepath.Base(j.pidFile)
 	process, log := filepath.Join(j.Dir, base+".process"), filepath.Join(j.Dir, base+".log")
 	text, err := j.process(s.Bundle)
-	if err == nil {
-		err = os.WriteFile(process, text, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, errGone // podman removes it meanwhile
 	}
 	if err != nil {
 		return 0, err
 	}
-	w, err := j.watch(order{Kill: true, Within: prefix, Space: pidNamespace(s.Pid), PidFile: j.pidFile, Files: []string{process, log}})
+	w, err := j.watch(order{Kill: true, Within: prefix, Space: pidNamespace(s.Pid), PidFile: j.pidFile, Files: []string{process, log}}, nil)
 	if err != nil {
-		return 0, errors.Join(err, os.Remove(process))
+		return 0, err
+	}
+	if err := os.WriteFile(process, text, 0o600); err != nil {
+		w.dismiss()
+		return 0, err
 	}
 	argv := append(prefix, crun, "--log="+log, "exec", "--process="+process, "--pid-file="+j.pidFile, id)
-	end, err := j.run(argv, child{watch: w})
+	end, err := j.run(argv, child{watch: w, pidFile: j.pidFile, guest: true})
 	if end.killed {
 		return end.status, w.clean()
 	}
@@ -200,7 +212,10 @@ func notStarted(why string, runs bool) (int, error) {
 }
 
 // enterByPodman starts the application where the runtime is not crun.
-func (j *job) enterByPodman() (int, error) {
+func (j *job) enterByPodman(ctx context.Context) (int, error) {
+	if have, err := j.inspect(ctx); err != nil || !have.running {
+		return 0, errors.Join(err, errGone)
+	}
 	end, err := j.run(j.Exec(), child{})
 	return end.status, err
 }
@@ -227,6 +242,7 @@ func (j *job) process(bundle string) ([]byte, error) {
 		}
 		if term := j.getenv("TERM"); term != "" {
 			env, _ := p["env"].([]any)
+			env = slices.DeleteFunc(env, func(e any) bool { s, ok := e.(string); return ok && strings.HasPrefix(s, "TERM=") })
 			p["env"] = append(env, "TERM="+term)
 		}
 	}

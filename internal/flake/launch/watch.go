@@ -23,11 +23,11 @@ type order struct {
 	Remove  []string // command line that removes the container; empty: it stays
 	PidFile string   // is removed
 	Files   []string // are removed
-	Kill    bool     // the process of PidFile is to end
+	Kill    bool     // the process of PidFile is to end, with its group
 	Within  []string // begins a command line that may end it where we may not
 	Space   string   // process namespace that this has to be in
 
-	Child int  // process that stands for the application, once there is one
+	Child int  // process that stands for the application; 0: there is none yet, -1: it has ended
 	Done  bool // nothing is to be done
 }
 
@@ -42,8 +42,9 @@ type watcher struct {
 // WatchFlag is the argument by which the program becomes a watcher.
 const WatchFlag = "--watch"
 
-// watch starts it. It has a session of its own, and none of our streams.
-func (j *job) watch(o order) (*watcher, error) {
+// watch starts it. It has a session of its own, and none of our streams. A lock is its too: what
+// has a name of its own is not made anew before the last one has gone.
+func (j *job) watch(o order, l *fileLock) (*watcher, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -53,6 +54,9 @@ func (j *job) watch(o order) (*watcher, error) {
 	x.Args[0] = "podman-pilot"
 	x.Dir, x.Stdin, x.Env = "/", r, append(os.Environ(), j.env...)
 	x.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if l != nil {
+		x.ExtraFiles = []*os.File{l.f}
+	}
 	if err := x.Start(); err != nil {
 		w.Close()
 		return nil, fmt.Errorf("start watcher: %w", err)
@@ -81,7 +85,7 @@ func (k *watcher) dismiss() {
 
 // clean does what the watcher would, and dismisses it.
 func (k *watcher) clean() error {
-	k.order.Child = 0
+	k.order.Child = -1
 	err := k.order.do(k.env)
 	k.dismiss()
 	return err
@@ -116,58 +120,58 @@ func (o *order) tidy() {
 // patience is how long a program may take to end that was told to.
 const patience = 10 * time.Second
 
-// do ends the application and removes the container. Podman may be at work on it: it is told
-// to end first, and what it made meanwhile is removed too.
+// do ends the application and removes the container. Podman that is at work on one is not
+// disturbed before the application is there: what it has begun would stay.
 func (o *order) do(env []string) error {
 	defer o.tidy()
-	var child int = -1
-	if o.Child > 0 {
-		child, _ = unix.PidfdOpen(o.Child, 0)
-	}
-	tell := func(sig unix.Signal) {
-		if child >= 0 {
-			_ = unix.PidfdSendSignal(child, sig, nil, 0)
-		}
-	}
-	gone := func(wait time.Duration) bool {
-		if child < 0 {
-			return true
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(child), Events: unix.POLLIN}}, int(wait.Milliseconds()))
-		return err == nil && n > 0
-	}
-	if o.Kill {
-		for deadline := time.Now().Add(patience); ; {
-			if pid := readPid(o.PidFile); pid != 0 && pidNamespace(pid) == o.Space {
-				if err := unix.Kill(pid, unix.SIGKILL); errors.Is(err, unix.EPERM) && len(o.Within) > 0 {
-					kill := append(slices.Clone(o.Within), "/usr/bin/kill", "-KILL", strconv.Itoa(pid))
-					_ = command.Run(context.Background(), command.Cmd{Argv: kill, Env: env}) // it is tried again
-				}
-			}
-			if gone(50*time.Millisecond) || time.Now().After(deadline) {
-				break
+	child := openProcess(o.Child)
+	o.await(child)
+	for deadline := time.Now().Add(patience); o.Kill; {
+		if pid := readPid(o.PidFile); pid != 0 && pidNamespace(pid) == o.Space {
+			if err := unix.Kill(groupOf(pid), unix.SIGKILL); errors.Is(err, unix.EPERM) && len(o.Within) > 0 {
+				kill := append(slices.Clone(o.Within), "/usr/bin/kill", "-KILL", "--", strconv.Itoa(groupOf(pid)))
+				_ = command.Run(context.Background(), command.Cmd{Argv: kill, Env: env}) // it is tried again
 			}
 		}
+		if child.gone(50*time.Millisecond) || time.Now().After(deadline) {
+			break
+		}
 	}
-	tell(unix.SIGTERM)
+	remove := func() error {
+		return command.Run(context.Background(), command.Cmd{Argv: o.Remove, Env: env})
+	}
 	var err error
 	for deadline := time.Now().Add(patience); len(o.Remove) > 0; {
-		err = command.Run(context.Background(), command.Cmd{Argv: o.Remove, Env: env})
-		if gone(100 * time.Millisecond) {
+		err = remove()
+		if child.gone(100 * time.Millisecond) {
 			break
 		}
 		if time.Now().After(deadline) {
-			tell(unix.SIGKILL)
+			child.kill()
 		}
 	}
-	if !gone(patience) {
-		tell(unix.SIGKILL)
+	if !child.gone(patience) {
+		child.kill()
 	}
-	if len(o.Remove) > 0 && o.Child > 0 {
-		err = command.Run(context.Background(), command.Cmd{Argv: o.Remove, Env: env})
+	// Where what podman has noted was wrong, it says so once, and then knows better.
+	for tries := 0; len(o.Remove) > 0 && tries < 3 && (err != nil || tries == 0 && o.Child > 0); tries++ {
+		err = remove()
 	}
 	if err != nil {
 		return errors.Join(errors.New("remove what is left"), err)
 	}
 	return nil
+}
+
+// await waits until the application is there, or what is to start it has gone.
+func (o *order) await(child process) {
+	wait := patience
+	if o.Child == 0 {
+		wait = 2 * time.Second // for one that we may not have been told of
+	}
+	for deadline := time.Now().Add(wait); o.Child >= 0 && !runs(readPid(o.PidFile)) && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if o.Child > 0 && child.gone(0) {
+			return
+		}
+	}
 }
