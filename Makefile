@@ -14,7 +14,7 @@ N        ?= 50
 SEED     ?= 1
 MACHINES ?= 2
 
-.PHONY: all build $(PROGRAMS) setup setup-tests lint unit test campaign bench bench-update demo man completion fuzz clean
+.PHONY: all build $(PROGRAMS) setup setup-tests setup-bench lint unit test campaign bench bench-update bench-flake demo man completion fuzz clean
 
 all: build
 
@@ -30,6 +30,9 @@ setup:
 
 setup-tests:
 	@sh scripts/setup tests
+
+setup-bench:
+	@sh scripts/setup bench
 
 # Without virtual machines, a few minutes.
 unit: setup-tests
@@ -49,6 +52,10 @@ bench: setup build
 # One security update, fetched in the ways there are.
 bench-update: setup build
 	$(GO) run ./test/bench -only transfer -json out/bench-update.json
+
+# Flakes beside podman and beside what the older system did. As root.
+bench-flake: setup-bench build
+	$(GO) run ./test/bench -only flake -json out/bench-flake.json
 
 demo: setup build
 	@demo/demo.sh

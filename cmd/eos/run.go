@@ -21,6 +21,7 @@ type runOptions struct {
 	memory, disk        string
 	registry, accel     string
 	cpus, sshPort, lan  int
+	gpu                 bool
 }
 
 // defaultDisk leaves room for a registry; what is not written takes none.
@@ -63,6 +64,7 @@ boot of this host, else the machine is emulated in software, which is some ten t
 	f.StringVar(&o.accel, "accel", "auto", "what executes the guest: `auto|kvm|tcg`")
 	f.IntVar(&o.sshPort, "ssh-port", 10022, "`port` of this host that leads to ssh, 0 for any that is free")
 	f.IntVar(&o.lan, "lan", 0, "`port` of a network with other machines of this host that have the same one; 0 for none")
+	f.BoolVar(&o.gpu, "gpu", false, "a graphics card, for images with a kernel that knows it")
 	f.StringVar(&o.disk, "disk", defaultDisk, "`size` of the disk; a registry grows into what the image leaves of it")
 	f.StringVar(&o.registry, "registry-disk", "8G", "`size` of the second disk, 0 for none")
 	_ = c.RegisterFlagCompletionFunc("accel", cobra.FixedCompletions([]string{"auto", "kvm", "tcg"}, cobra.ShellCompDirectiveNoFileComp))
@@ -72,7 +74,7 @@ boot of this host, else the machine is emulated in software, which is some ten t
 
 // config turns the words of the command line into values.
 func (o *runOptions) config(args []string) (c vm.Config, err error) {
-	c = vm.Config{Name: o.name, CPUs: o.cpus, SSHPort: o.sshPort, LAN: o.lan, Fresh: o.fresh}
+	c = vm.Config{Name: o.name, CPUs: o.cpus, SSHPort: o.sshPort, LAN: o.lan, GPU: o.gpu, Fresh: o.fresh}
 	for _, s := range []struct {
 		flag, text string
 		value      *int64

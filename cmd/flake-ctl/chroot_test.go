@@ -12,6 +12,7 @@ import (
 
 	"github.com/OSInside/eos/internal/flake"
 	"github.com/OSInside/eos/internal/flake/registration"
+	"github.com/OSInside/eos/internal/flake/unit"
 	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
 
@@ -51,6 +52,19 @@ func TestChroot(t *testing.T) {
 	}
 	if got := run("list", "--format", "csv"); got != "core,podman,/sbin/init,/usr/bin/core,/usr/lib/eos/flakes/core.yaml\n" {
 		t.Errorf("list = %q", got)
+	}
+	run("podman", "register", "--container", "web", "--app", "/usr/bin/webd", "--unit", "web")
+	for link, want := range map[string]string{"web.service": "/usr/lib/eos/flakes/units/web.service", "multi-user.target.wants/web.service": "../web.service"} {
+		if to, err := os.Readlink(root + "/usr/lib/systemd/system/" + link); to != want {
+			t.Errorf("%s leads to %q, %v, want %s", link, to, err, want)
+		}
+	}
+	if text, err := os.ReadFile(root + "/usr/lib/eos/flakes/units/web.service"); err != nil || unit.Owner(text) != "webd" {
+		t.Errorf("web.service = %s, %v", text, err)
+	}
+	run("podman", "remove", "--app", "/usr/bin/webd")
+	if left, err := filepath.Glob(root + "/usr/lib/systemd/system/*.service"); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 	run("podman", "remove", "--app", "/usr/bin/core")
 	if left, err := filepath.Glob(root + "/usr/bin/c*"); err != nil || len(left) > 0 {

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/OSInside/eos/internal/cli"
-	"github.com/OSInside/eos/internal/flake"
 )
 
 func (a *app) init() *cobra.Command {
@@ -42,7 +41,8 @@ generic:
   podman_storage_conf: %[1]s/podman/storage.conf
 `
 
-// userStorage is where podman keeps what is of the user.
+// userStorage is where podman keeps what is of the user. The images of the slot are not among
+// it: their files belong to root, who has no number in a container of another user.
 const userStorage = `[storage]
 driver = "overlay"
 graphroot = "%[1]s/podman/storage"
@@ -50,23 +50,15 @@ rootless_storage_path = "%[1]s/podman/storage"
 runroot = "%[1]s/podman/storage/runroot"
 `
 
-// slotStore adds the containers of the image.
-const slotStore = `
-[storage.options]
-additionalimagestores = [%q]
-`
-
 func (a *app) runInit(force bool) error {
 	dir := filepath.Join(a.at.home, ".config/flakes")
-	for _, name := range []string{"podman", "firecracker"} {
+	// Podman unpacks what it pulls in the last one, where the settings of the system say so.
+	for _, name := range []string{"podman", "firecracker", "podman/storage/tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			return fmt.Errorf("make folder for flakes: %w", err)
 		}
 	}
 	storage, storageText := filepath.Join(dir, "podman/storage.conf"), fmt.Sprintf(userStorage, dir)
-	if _, err := os.Stat(flake.ImageStore); err == nil {
-		storageText += fmt.Sprintf(slotStore, flake.ImageStore)
-	}
 	for _, f := range []struct{ path, text string }{
 		{storage, storageText}, // what names it comes after it
 		{a.at.configFile(), fmt.Sprintf(userConfig, dir)},

@@ -17,13 +17,20 @@ import (
 	"github.com/OSInside/eos/internal/flake"
 	"github.com/OSInside/eos/internal/flake/fetch"
 	"github.com/OSInside/eos/internal/flake/registration"
+	"github.com/OSInside/eos/internal/flake/sweep"
+	"github.com/OSInside/eos/internal/flake/unit"
+	"github.com/OSInside/eos/internal/flake/unit/systemd"
 	"github.com/OSInside/eos/internal/registrystate"
 )
 
 // place is where the program finds things; tests give others.
 type place struct {
 	dir, shipped, registry string
-	memory                 string // podman's store in memory
+	memory                 string   // podman's store in memory
+	storageConf            []string // settings of podman's store, the first that is there counts
+	running                string   // where launchers keep what they know
+	young                  time.Duration
+	system                 systemd.Manager // systemd, and for a user that of the user
 	uid                    int
 	login, home            string
 	chroot                 bool     // the root is one that is being built, not that of the system
@@ -34,17 +41,49 @@ type place struct {
 func thisPlace() (place, error) {
 	at := place{
 		dir: flake.Dir, shipped: flake.ShippedDir, registry: registrystate.File, memory: flake.InMemory()[1],
+		storageConf: []string{"/etc/containers/storage.conf", "/usr/share/containers/storage.conf"}, running: running(os.Getuid()), young: sweep.Young,
 		uid: os.Getuid(), login: "root", home: "/root", chroot: inChroot(), podman: []string{flake.Podman}, patience: fetch.Patience,
 	}
 	if at.uid == 0 {
+		at.system = systemUnits(at.chroot)
 		return at, nil
 	}
 	u, err := user.LookupId(strconv.Itoa(at.uid))
 	if err != nil {
 		return at, fmt.Errorf("find the caller: %w", err)
 	}
-	at.login, at.home = u.Username, u.HomeDir
+	at.login, at.home, at.system = u.Username, u.HomeDir, userUnits(u.HomeDir)
 	return at, nil
+}
+
+// systemUnits are those of the system. /etc and /usr are read-only where it runs: links to
+// units are made anew at each start of the system. In a root that is being built they become
+// part of the image.
+func systemUnits(chroot bool) systemd.Manager {
+	s := systemd.Manager{
+		Dir: "/run/systemd/system", Systemctl: []string{"/usr/bin/systemctl"},
+		Path: []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"},
+	}
+	if chroot {
+		s.Dir = "/usr/lib/systemd/system"
+		return s
+	}
+	if _, err := os.Stat("/run/systemd/system"); err != nil { // as sd_booted(3) says
+		s.Dir = "" // made by us, it would say so too
+		return s
+	}
+	s.Running = true
+	return s
+}
+
+// userUnits are those of the caller.
+func userUnits(home string) systemd.Manager {
+	dir := filepath.Join(home, ".config/systemd/user")
+	_, err := os.Stat(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "systemd/private"))
+	return systemd.Manager{
+		Dir: dir, User: true, Running: err == nil, Systemctl: []string{"/usr/bin/systemctl", "--user"},
+		Path: []string{dir, "/etc/systemd/user", "/run/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user"},
+	}
 }
 
 // inChroot tells whether the root of this process is another than that of process 1. Where
@@ -125,6 +164,13 @@ func (a *app) open(ctx context.Context, w where) (*registration.Store, error) {
 	for _, left := range s.Left {
 		a.note("%v", left)
 	}
+	s.Stop = func(name string) error {
+		err := a.at.system.Stop(ctx, w.dir, name)
+		if err != nil {
+			a.note("stop unit %s: %v", unit.File(name), err)
+		}
+		return err
+	}
 	return s, nil
 }
 
@@ -138,6 +184,8 @@ func coded(err error) error {
 		return cli.Refuse(cli.Degraded, err, "flake-registry --status says what is wrong and what to do")
 	case errors.Is(err, registration.ErrOptions):
 		return cli.Refuse(cli.Usage, err, "")
+	case errors.Is(err, systemd.ErrInTheWay):
+		return cli.Refuse(cli.Refused, err, "give the unit another name")
 	case errors.Is(err, registration.ErrInTheWay):
 		return cli.Refuse(cli.Refused, err, "--force replaces and removes flakes, and never touches another file")
 	case errors.Is(err, registration.ErrLocked):

@@ -70,7 +70,7 @@ func containerImage(t *testing.T, file, text, link string) v1.Image {
 func TestPodman(t *testing.T) {
 	h := imagestoretest.NewHost(t)
 	s := newSystem(t)
-	s.at.podman, s.at.patience = h.Command("podman"), 2*time.Second
+	s.at.podman, s.at.patience, s.at.storageConf = h.Command("podman"), 2*time.Second, []string{h.Dir + "/storage.conf"}
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	host := strings.TrimPrefix(server.URL, "http://")
@@ -162,6 +162,17 @@ func TestPodman(t *testing.T) {
 	h.Run("podman create --label eos.flake=a.b --label eos.instance=one --name a.b.one " + host + "/app:1")
 	s.want("podman register --container "+host+"/app:1 --app R/bin/a.b", cli.OK, "", "")
 	s.want("podman show --format csv", cli.OK, "stopped,"+host+"/app:1,R/share/flakes/a.b.yaml\n", "")
+	// The containers of a flake go with it, also those that run; others stay.
+	h.Run("podman create --name other " + host + "/app:1")
+	s.want("podman register --container "+host+"/app:1 --app R/bin/a.b --force --resume", cli.OK, "", "")
+	h.Run("podman create --label eos.flake=a.b --label eos.flake.stays=true --name a.b.two " + host + "/app:1")
+	s.want("podman register --container "+host+"/app:1 --app R/bin/a.b --force --resume", cli.OK, "", "container a.b.two of the flake before stays")
+	s.want("clean", cli.OK, "removed container a.b.one\n", "")
+	s.want("podman remove --app R/bin/a.b", cli.OK, "", "")
+	if got := h.Run("podman ps --all --format '{{.Names}}'"); got != "other\n" {
+		t.Errorf("left: %s", got)
+	}
+	s.want("podman register --container "+host+"/app:1 --app R/bin/a.b", cli.OK, "", "")
 	s.want("podman remove --container "+host+"/app:1", cli.OK, "", "")
 	if got := h.Run("podman ps --all --quiet; podman images --quiet " + host + "/app"); got != "" {
 		t.Errorf("left: %s", got)

@@ -15,6 +15,7 @@ import (
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/flake"
 	"github.com/OSInside/eos/internal/flake/registration"
+	"github.com/OSInside/eos/internal/flake/unit"
 )
 
 // registerOptions are the command line of register.
@@ -29,6 +30,8 @@ func (a *app) register() *cobra.Command {
 		Use: "register", Short: "Make a command of a container", Args: cobra.NoArgs,
 		Long: `Registers a container as a command: a link to the launcher, and a file that says how it is
 started. All of it is there or nothing, also when this is killed.
+
+With --unit the command is a service besides, which starts with the system.
 
 The container need not be there yet, and podman is not called.`,
 		Example: `  flake-ctl podman register --container localhost/lynx --app /usr/share/flakes/bin/lynx \
@@ -53,13 +56,15 @@ The container need not be there yet, and podman is not called.`,
 	f.StringArrayVar(&o.Podman, "opt", nil, "`option` of podman, a backslash before its -: '\\--net host' (default -ti)")
 	f.BoolVar(&o.Resume, "resume", false, "the container stays, and is entered by each call")
 	f.BoolVar(&o.Attach, "attach", false, "the container stays, and further calls attach to it")
+	f.StringVar(&o.Unit, "unit", "", "`name` of a service of systemd whose program the command is besides")
+	f.BoolVar(&o.Notify, "unit-notify", false, "the service is ready when the application says so (sd_notify), not when its container runs")
 	f.BoolVar(&o.force, "force", false, "replace a flake; never any other file")
 	_ = c.MarkFlagRequired("container")
 	c.MarkFlagsOneRequired("app", "info")
 	c.MarkFlagsMutuallyExclusive("app", "info")
-	c.MarkFlagsMutuallyExclusive("resume", "attach")
+	c.MarkFlagsMutuallyExclusive("resume", "attach", "unit")
 	noFiles := cobra.FixedCompletions(nil, cobra.ShellCompDirectiveNoFileComp)
-	for _, name := range []string{"container", "base", "layer", "opt", "target"} {
+	for _, name := range []string{"container", "base", "layer", "opt", "target", "unit"} {
 		_ = c.RegisterFlagCompletionFunc(name, noFiles)
 	}
 	return c
@@ -69,6 +74,7 @@ func (a *app) runRegister(ctx context.Context, o registerOptions) error {
 	for i, opt := range o.Podman {
 		o.Podman[i] = strings.TrimPrefix(opt, `\`)
 	}
+	o.Unit = strings.TrimSuffix(o.Unit, unit.File(""))
 	if err := o.Check(); err != nil {
 		return err
 	}
@@ -76,7 +82,12 @@ func (a *app) runRegister(ctx context.Context, o registerOptions) error {
 	if err != nil {
 		return err
 	}
-	o.RunAs = w.runas
+	o.RunAs, o.User = w.runas, a.at.system.User
+	if o.Unit != "" {
+		if err := a.at.system.Free(w.dir, o.Unit); err != nil {
+			return fmt.Errorf("register flake %s: %w", o.Name(), err)
+		}
+	}
 	shipped := filepath.Join(w.shipped, o.Name()+".yaml")
 	if _, err := os.Stat(shipped); err == nil && w.shipped != "" && w.shipped != w.dir && !o.force {
 		return cli.Refuse(cli.Refused, fmt.Errorf("register flake %s: the image has one of this name: %s", o.Name(), shipped), "--force puts this one before it")
@@ -85,21 +96,31 @@ func (a *app) runRegister(ctx context.Context, o registerOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.Add(o.Options, o.force), s.Close()); err != nil {
+	if err = s.Add(o.Options, o.force); err == nil {
+		err = a.link(ctx, w)
+	}
+	if err := errors.Join(err, s.Close()); err != nil {
 		return err
 	}
-	a.remark(w, o.Name())
+	a.remark(w, o)
+	if o.force {
+		a.stays(ctx, w, o)
+	}
 	return nil
 }
 
 // remark says what is not as one may expect of a flake that was registered.
-func (a *app) remark(w where, name string) {
+func (a *app) remark(w where, o registerOptions) {
+	name := o.Name()
 	files, err := flake.ReadFiles(w.dir, name)
 	if err == nil && len(files) > 1 {
 		a.note("%d files in %s change this flake", len(files)-1, filepath.Join(w.dir, name+".d"))
 	}
 	if w.dir == w.shipped {
 		a.note("it becomes part of the image in %s; its container has to be in the image too", w.dir)
+	}
+	if o.Unit != "" && a.at.system.Running {
+		a.note("the service %s starts with the system; systemctl start %[1]s starts it now", unit.File(o.Unit))
 	}
 	if _, err = flake.Parse(name, files); err != nil {
 		a.note("it is registered, but will not start: %v", err)

@@ -23,8 +23,9 @@ func (a *app) remove() *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use: "remove", Short: "Take out a command, or a container and all its commands", Args: cobra.NoArgs,
-		Long: "Takes out a flake: its command, its file and what was put beside it. With --container all flakes of\n" +
-			"a container, and then the container itself, with everything that runs of it.",
+		Long: "Takes out a flake: its command, its file, its service and what was put beside it, its containers, which\n" +
+			"are stopped, and what was put together for it. With --container all flakes of a container, and then the\n" +
+			"container itself, with everything that runs of it.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if image != "" {
 				return a.removeImage(cmd.Context(), image, force)
@@ -72,7 +73,7 @@ func (a *app) removeApp(ctx context.Context, command string, force bool) error {
 		return err
 	}
 	name := path.Base(command)
-	err = errors.Join(a.removeFlake(s, name, command, force), s.Close())
+	err = errors.Join(a.removeFlake(ctx, w, s, name, command, force), a.link(ctx, w), s.Close())
 	if errors.Is(err, registration.ErrNotRegistered) && w.shipped != "" && w.shipped != w.dir {
 		if _, missing := os.Stat(filepath.Join(w.shipped, name+".yaml")); missing == nil {
 			return cli.Refuse(cli.Refused, fmt.Errorf("remove flake %s: it is part of the image", name), "leave it out of the image description")
@@ -81,12 +82,16 @@ func (a *app) removeApp(ctx context.Context, command string, force bool) error {
 	return err
 }
 
-func (a *app) removeFlake(s *registration.Store, name, command string, force bool) error {
+func (a *app) removeFlake(ctx context.Context, w where, s *registration.Store, name, command string, force bool) error {
+	repository := a.assembled(w, name)
 	kept, err := s.Remove(name, command, force)
 	for _, path := range kept {
 		a.note("%s is no flake and stays", path)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return a.forget(ctx, w, name, repository)
 }
 
 // removeImage takes out all flakes of a container, and it. If one of them stays, so does it.
@@ -114,11 +119,11 @@ func (a *app) removeImage(ctx context.Context, image string, force bool) error {
 			continue
 		}
 		if e.Image == image && e.Engine == flake.EnginePodman {
-			problems = append(problems, a.removeFlake(s, e.Name, "", force))
+			problems = append(problems, a.removeFlake(ctx, w, s, e.Name, "", force))
 			done++
 		}
 	}
-	if err := errors.Join(append(problems, s.Close())...); err != nil {
+	if err := errors.Join(append(problems, a.link(ctx, w), s.Close())...); err != nil {
 		return err
 	}
 	err = command.Run(ctx, a.podman(w, "image", "exists", image))

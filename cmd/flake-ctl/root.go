@@ -70,7 +70,7 @@ They are those of the system, in the registry, or with --user those of the calle
 	}
 	podman.PersistentFlags().BoolVar(&a.user, "user", false, "the caller's own flakes, and the caller's podman")
 	podman.AddCommand(a.pull(), a.load(), a.register(), a.show(), a.remove())
-	root.AddCommand(podman, a.list(), a.init())
+	root.AddCommand(podman, a.list(), a.clean(), a.init(), a.boot())
 	root.SetVersionTemplate("flake-ctl {{.Version}}\n")
 	a.prepare(root)
 	return root

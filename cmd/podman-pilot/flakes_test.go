@@ -189,10 +189,10 @@ var exitSignals = []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGH
 func TestSignalsAtAnyMoment(t *testing.T) {
 	l := newFlakes(t)
 	for _, way := range ways {
-		for i := range rounds(24) {
+		for i := range rounds(12) {
 			sig := exitSignals[i%len(exitSignals)]
-			wait := time.Duration(i) * 300 * time.Millisecond / time.Duration(rounds(24))
-			cmd := l.call(way, "sleep=600", "exit=7")
+			wait := time.Duration(i) * 300 * time.Millisecond / time.Duration(rounds(12))
+			cmd := l.call(way, "sleep=400", "exit=7")
 			out, err := os.Create(filepath.Join(l.dir, "out"))
 			if err != nil {
 				t.Fatal(err)

@@ -105,7 +105,7 @@ func TestMain(m *testing.M) {
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	toolstreetest.NeedProgram(t, "podman")
-	toolstreetest.NeedProgram(t, "catatonit")
+	toolstreetest.NeedProgram(t, "tini-static")
 	toolstreetest.NeedRoot(t)
 	labOnce.Do(func() { makeLab(t) })
 	if theLab == nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -127,6 +128,23 @@ func TestHints(t *testing.T) {
 		c.err = err
 		if code, text := c.call("app"); code != 125 || !strings.Contains(text, "hint: "+want) {
 			t.Errorf("app with %v = %d, %q, want the hint %q", err, code, text, want)
+		}
+	}
+}
+
+// What is said on the command line is on the manual page.
+func TestManual(t *testing.T) {
+	page, err := os.ReadFile("../../docs/man/podman-pilot.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`%[a-z_]+`).FindAllString(usage, -1)
+	if len(found) < 5 {
+		t.Errorf("the usage has %q, want the launcher's options", found)
+	}
+	for _, word := range append(found, "PILOT_DEBUG", "host_paths", "base_container", "/run/flakes/0") {
+		if !strings.Contains(string(page), word) {
+			t.Errorf("podman-pilot.8 does not have %s", word)
 		}
 	}
 }

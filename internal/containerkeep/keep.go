@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/flake/assemble"
 )
 
 // StoreDir is where the slot has its images.
@@ -70,6 +71,9 @@ func (o *Options) keep(ctx context.Context) (Plan, error) {
 	if st.Type == unix.TMPFS_MAGIC {
 		return Plan{}, nil // there is no registry: nothing in the store outlives the system
 	}
+	if err := o.dropAssembled(ctx, graph); err != nil {
+		return Plan{}, err
+	}
 	layers := filepath.Join(graph, "overlay-layers/layers.json")
 	if err := table(layers, &writable); err != nil {
 		return Plan{}, err
@@ -98,6 +102,28 @@ func (o *Options) keep(ctx context.Context) (Plan, error) {
 		}
 	}
 	return plan, syncFS(graph)
+}
+
+// dropAssembled removes the images that flakes are run from and that are put together again
+// at the next launch, on the base of the system that runs then. One that a container stands on
+// stays: podman does not remove it.
+func (o *Options) dropAssembled(ctx context.Context, graph string) error {
+	var images []Image
+	if err := table(filepath.Join(graph, "overlay-images/images.json"), &images); err != nil {
+		return err
+	}
+	for _, i := range images {
+		for _, name := range i.Names {
+			if !strings.HasPrefix(name, assemble.Names) {
+				continue
+			}
+			var failed *command.Error
+			if err := command.Run(ctx, o.podman(o.Conf, "image", "rm", name)); err != nil && !errors.As(err, &failed) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // roots asks podman where the writable store is.

@@ -5,7 +5,8 @@
 // layers with one, refers to layers by their ids. Another slot has other layers, and podman
 // could neither start nor look into such a container. [Keep] is called before the system
 // goes over to another slot: it copies the images that are needed to the registry. Names are
-// not copied, so a name always means the image of the slot that runs.
+// not copied, so a name always means the image of the slot that runs. Images that flakes were
+// put together in are not kept but removed: they are made again from what the new slot has.
 //
 // [MakePlan] is the decision, pure; the rest runs podman, so that the tables of the writable
 // store are written by who owns them. podman image prune removes a copy again when nothing
@@ -29,8 +30,9 @@ type Layer struct {
 
 // Image is an image of a store.
 type Image struct {
-	ID    string `json:"id"`
-	Layer string `json:"layer"` // its uppermost
+	ID    string   `json:"id"`
+	Names []string `json:"names"`
+	Layer string   `json:"layer"` // its uppermost
 }
 
 // Plan is what has to be done.

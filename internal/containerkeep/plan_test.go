@@ -14,7 +14,7 @@ type layer = containerkeep.Layer
 
 func TestMakePlan(t *testing.T) {
 	slot := []layer{{"base", ""}, {"libs", "base"}, {"tools", "libs"}, {"other", ""}}
-	images := []containerkeep.Image{{"I-tools", "tools"}, {"I-base", "base"}, {"I-libs", "libs"}, {"I-other", "other"}}
+	images := []containerkeep.Image{{ID: "I-tools", Layer: "tools"}, {ID: "I-base", Layer: "base"}, {ID: "I-libs", Layer: "libs"}, {ID: "I-other", Layer: "other"}}
 	for name, tt := range map[string]struct {
 		writable []layer
 		want     containerkeep.Plan

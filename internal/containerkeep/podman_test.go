@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/OSInside/eos/internal/containerkeep"
+	"github.com/OSInside/eos/internal/flake/assemble"
 	"github.com/OSInside/eos/internal/imagestore"
 	"github.com/OSInside/eos/internal/imagestore/imagestoretest"
 )
@@ -80,6 +81,29 @@ func TestUpdate(t *testing.T) {
 	if out := h.Run(`cat "$D/rw/overlay-layers/layers.json"`); out != "[]" {
 		t.Errorf("the writable store still has layers: %s", out)
 	}
+}
+
+// An image that a flake was put together in is not worth a copy of its base, unless a container
+// stands on it.
+func TestAssembled(t *testing.T) {
+	h, program := imagestoretest.NewHost(t), imagestoretest.Probe(t)
+	slot(t, h, program, "one")
+	const name = assemble.Names + "x:1"
+	h.Run(`podman run ` + flags + ` --name made basesystem /bin/probe /app=mine
+		podman commit -q made ` + name + ` >/dev/null; podman rm made >/dev/null`)
+	if plan := keep(t, h); !plan.Empty() {
+		t.Errorf("Keep with an assembled image: %+v, want nothing to do", plan)
+	}
+	if got := h.Run(`podman images --quiet --filter readonly=false`); got != "" {
+		t.Errorf("images after Keep: %s", got)
+	}
+	h.Run(`podman run ` + flags + ` --name made basesystem /bin/probe /app=mine
+		podman commit -q made ` + name + ` >/dev/null; podman rm made >/dev/null
+		podman run ` + flags + ` --name stays ` + name + ` /bin/probe`)
+	if plan := keep(t, h); len(plan.Images) != 1 {
+		t.Errorf("Keep with a container: %+v, want its base", plan)
+	}
+	h.Run(`podman start stays >/dev/null; podman wait stays`)
 }
 
 // Without Keep the container is lost: this is what it is for.

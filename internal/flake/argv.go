@@ -41,8 +41,10 @@ type Situation struct {
 	Own      bool   // it has no more rights than its caller
 	Home     string // of the user it runs as
 	Terminal bool   // standard input and output are a terminal, which is the caller's to use
-	Random   string // a part for the names of containers that have no other
-	PidFile  string // where podman notes the container's first process
+	// Delegated says that the caller's control group is his to divide.
+	Delegated bool
+	Random    string // a part for the names of containers that have no other
+	PidFile   string // where podman notes the container's first process
 	// Getenv and Exists are the caller's environment and files.
 	Getenv func(string) string
 	Exists func(path string) bool
@@ -75,7 +77,8 @@ type Launch struct {
 // whatever is wrong with the registry, the device has its update key. All others have nothing
 // to be started from.
 func Decide(r *Registration, c *Call, s Situation) (*Launch, error) {
-	l := &Launch{Engine: []string{Podman}, r: r, c: c, s: s}
+	// What podman does for a flake is not worth a line in a journal, least of all a service's own.
+	l := &Launch{Engine: []string{Podman, "--events-backend=none"}, r: r, c: c, s: s}
 	var err error
 	if l.Given, err = podmanOptions(r, c, s); err != nil {
 		return nil, err
@@ -84,13 +87,13 @@ func Decide(r *Registration, c *Call, s Situation) (*Launch, error) {
 		return nil, err
 	}
 	switch {
-	case r.Shipped && r.Root() && (!s.Registry.OK || l.Given.has("--read-only")):
-		l.Engine, l.Memory = append(l.Engine, InMemory()...), true
+	case r.Shipped && r.Root() && (!s.Registry.OK || l.Given.Has("--read-only")):
+		l.Engine, l.Memory = append([]string{Podman}, InMemory()...), true
 	case !s.Registry.OK:
 		return nil, fmt.Errorf("start flake %s: %w (%s)", r.Name, ErrNoRegistry, s.Registry.Reason)
 	}
 	l.Terminal = l.Given.Terminal && s.Terminal
-	l.Through = !l.Terminal && !l.Given.has("--log-driver", "--attach", "-a", "--detach", "-d")
+	l.Through = !l.Terminal && !l.Given.Has("--log-driver", "--attach", "-a", "--detach", "-d")
 	instance := c.Instance
 	if l.Name = l.Given.value("--name"); l.Name == "" {
 		if instance == "" && r.Mode() == Plain {
@@ -133,11 +136,14 @@ func (l *Launch) Run(image string) []string {
 	if l.Single {
 		argv = append(argv, "--replace") // what a power cut has left of it
 	}
-	if l.s.PidFile != "" && !l.Given.has("--pidfile") {
+	if l.s.PidFile != "" && !l.Given.Has("--pidfile") {
 		argv = append(argv, "--pidfile", l.s.PidFile)
 	}
-	if l.HasInit() {
-		argv = append(argv, "--init")
+	if l.s.Delegated && !l.Given.Has("--cgroups", "--cgroup-parent", "--pod") {
+		argv = append(argv, "--cgroups=split") // limits of a service are those of its container
+	}
+	if l.needsInit() {
+		argv = append(argv, first...)
 	}
 	if l.Given.Input {
 		argv = append(argv, "--interactive")
@@ -147,7 +153,7 @@ func (l *Launch) Run(image string) []string {
 		argv = append(argv, "--tty", "--detach-keys=")
 	}
 	switch {
-	case l.Given.has("--log-driver", "--detach", "-d"):
+	case l.Given.Has("--log-driver", "--detach", "-d"):
 	case l.Through:
 		argv = append(argv, "--log-driver=passthrough")
 	default:
@@ -156,14 +162,9 @@ func (l *Launch) Run(image string) []string {
 	return l.application(argv, image)
 }
 
-// Mounts tells whether an option may put something at a path in the container.
-func (l *Launch) Mounts(file string) bool {
-	return slices.ContainsFunc(l.Given.Words, func(w string) bool {
-		return slices.ContainsFunc(strings.FieldsFunc(w, func(r rune) bool { return strings.ContainsRune("=:,", r) }), func(word string) bool {
-			return path.IsAbs(word) && (file == path.Clean(word) || strings.HasPrefix(file, strings.TrimSuffix(path.Clean(word), "/")+"/"))
-		})
-	})
-}
+// first puts a first process before the application. This one, unlike podman's usual one, keeps
+// the exit statuses 126 and 127.
+var first = []string{"--init", "--init-path=/usr/bin/tini-static"}
 
 // PidFile is where podman notes the container's first process; empty: nowhere.
 func (l *Launch) PidFile() string {
@@ -173,11 +174,11 @@ func (l *Launch) PidFile() string {
 	return l.s.PidFile
 }
 
-// HasInit tells whether a first process is put before the application. The kernel keeps
+// needsInit tells whether a first process is put before the application. The kernel keeps
 // signals from the first process of a container that it does not expect, and orphans are
 // its to collect; a command has neither duty. What wants to be first is left alone.
-func (l *Launch) HasInit() bool {
-	if l.Given.has("--init", "--pid", "--systemd") || l.r.Mode() == Attach {
+func (l *Launch) needsInit() bool {
+	if l.Given.Has("--init", "--pid", "--systemd") || l.r.Mode() == Attach {
 		return false
 	}
 	base := path.Base(l.r.Container.Target)
@@ -193,7 +194,7 @@ func (l *Launch) Create(image string) []string {
 	if l.Given.Terminal {
 		argv = append(argv, "--tty")
 	}
-	if !l.Given.has("--log-driver") {
+	if !l.Given.Has("--log-driver") {
 		argv = append(argv, "--log-driver=none")
 	}
 	return l.application(argv, image)
@@ -214,10 +215,10 @@ const forever = "4294967295d"
 // Keep starts the container of a resume flake, which sleeps.
 func (l *Launch) Keep(image string) []string {
 	argv := l.container("run", "--label", LabelStays+"=true", "--detach")
-	if !l.Given.has("--init", "--pid") {
-		argv = append(argv, "--init")
+	if !l.Given.Has("--init", "--pid") {
+		argv = append(argv, first...)
 	}
-	if !l.Given.has("--log-driver") {
+	if !l.Given.Has("--log-driver") {
 		argv = append(argv, "--log-driver=none")
 	}
 	argv = append(argv, l.Given.Words...)

@@ -102,11 +102,11 @@ func atTerminal(s *flake.Situation) { s.Terminal = true }
 func TestRun(t *testing.T) {
 	const (
 		label    = "--pull=never|--label|eos.flake=app|"
-		run      = "/usr/bin/podman|run|--rm|" + label + "--name|flake.app_.1|--init|"
+		run      = "/usr/bin/podman|--events-backend=none|run|--rm|" + label + "--name|flake.app_.1|--init|--init-path=/usr/bin/tini-static|"
 		through  = "--log-driver=passthrough|"
 		program  = "--entrypoint|/bin/app|img"
 		inMemory = "/usr/bin/podman|--root|/run/eos/flakes/storage|--runroot|/run/eos/flakes/run|--storage-driver|overlay|" +
-			"--storage-opt|additionalimagestore=/usr/lib/eos/containers|--events-backend|none|run|--rm|" + label + "--name|flake.app_.1|--init|"
+			"--storage-opt|additionalimagestore=/usr/lib/eos/containers|--events-backend|none|run|--rm|" + label + "--name|flake.app_.1|--init|--init-path=/usr/bin/tini-static|"
 	)
 	for _, c := range []struct {
 		name   string
@@ -118,12 +118,12 @@ func TestRun(t *testing.T) {
 		{"at a terminal", flakeOf(), "-v x", atTerminal, run + "--interactive|--tty|--detach-keys=|--log-driver=none|" + program + "|-v|x"},
 		{"in a pipe", flakeOf(), "", nil, run + "--interactive|" + through + program},
 		{"no input", flakeOf(with("--net host")), "", nil, run + through + "--net|host|" + program},
-		{"image's program", flakeOf(target("/")), "x", nil, strings.Replace(run, "--init|", "", 1) + "--interactive|" + through + "img|x"},
+		{"image's program", flakeOf(target("/")), "x", nil, strings.Replace(run, "--init|--init-path=/usr/bin/tini-static|", "", 1) + "--interactive|" + through + "img|x"},
 		{"own name", flakeOf(target("")), "", nil, run + "--interactive|" + through + "--entrypoint|app|img"},
-		{"init", flakeOf(target("/usr/sbin/init"), with("-t")), "", nil, strings.Replace(run, "--init|", "", 1) + through + "--entrypoint|/usr/sbin/init|img"},
-		{"the host's processes", flakeOf(with("--pid host")), "", nil, strings.Replace(run, "--init|", "", 1) + through + "--pid|host|" + program},
-		{"instance", flakeOf(with("-i")), "@a@b=c_d", nil, "/usr/bin/podman|run|--rm|" + label + "--label|eos.instance=a@b=c_d|--name|flake.app_.a_.b_x3dc__d|--replace|--init|--interactive|" + through + program},
-		{"own name of the container", flakeOf(with("--name=n")), "", nil, "/usr/bin/podman|run|--rm|" + label + "--replace|--init|" + through + "--name=n|" + program},
+		{"init", flakeOf(target("/usr/sbin/init"), with("-t")), "", nil, strings.Replace(run, "--init|--init-path=/usr/bin/tini-static|", "", 1) + through + "--entrypoint|/usr/sbin/init|img"},
+		{"the host's processes", flakeOf(with("--pid host")), "", nil, strings.Replace(run, "--init|--init-path=/usr/bin/tini-static|", "", 1) + through + "--pid|host|" + program},
+		{"instance", flakeOf(with("-i")), "@a@b=c_d", nil, "/usr/bin/podman|--events-backend=none|run|--rm|" + label + "--label|eos.instance=a@b=c_d|--name|flake.app_.a_.b_x3dc__d|--replace|--init|--init-path=/usr/bin/tini-static|--interactive|" + through + program},
+		{"own name of the container", flakeOf(with("--name=n")), "", nil, "/usr/bin/podman|--events-backend=none|run|--rm|" + label + "--replace|--init|--init-path=/usr/bin/tini-static|" + through + "--name=n|" + program},
 		{"options", flakeOf(with("--volume /a b:/c", "--env=X", "--rm", "-dit", "-it")), "", nil, run + "--interactive|--volume|/a b:/c|--env=X|--rm|-d|" + program},
 		{"log", flakeOf(with("--log-driver journald")), "", nil, run + "--log-driver|journald|" + program},
 		{"variables", flakeOf(with("--volume %HOME:/x", "-e=%TWICE", "-e=%NONE", "-e=%lower%")), "", nil, run + through + "--volume|/home/me:/x|-e=%HOME|-e=$NONE|-e=%lower%|" + program},
@@ -134,7 +134,8 @@ func TestRun(t *testing.T) {
 		{"shipped, no registry", flakeOf(shipped), "", gone, inMemory + "--interactive|" + through + program},
 		{"shipped, read-only", flakeOf(shipped, with("--read-only")), "x", nil, inMemory + through + "--read-only|" + program + "|x"},
 		{"read-only", flakeOf(with("--read-only")), "", nil, run + through + "--read-only|" + program},
-		{"pid file", flakeOf(with("-i")), "", func(s *flake.Situation) { s.PidFile = "/p" }, strings.Replace(run, "--init|", "--pidfile|/p|--init|", 1) + "--interactive|" + through + program},
+		{"in a service", flakeOf(with("-i")), "", func(s *flake.Situation) { s.Delegated = true }, strings.Replace(run, "--init|", "--cgroups=split|--init|", 1) + "--interactive|" + through + program},
+		{"pid file", flakeOf(with("-i")), "", func(s *flake.Situation) { s.PidFile = "/p" }, strings.Replace(run, "--init|--init-path=/usr/bin/tini-static|", "--pidfile|/p|--init|--init-path=/usr/bin/tini-static|", 1) + "--interactive|" + through + program},
 	} {
 		l, err := decide(c.r, c.args, c.change)
 		if err != nil {
@@ -150,12 +151,12 @@ func TestRun(t *testing.T) {
 func TestContainersThatStay(t *testing.T) {
 	const label = "--label|eos.flake.stays=true"
 	for _, c := range []struct{ name, got, want string }{
-		{"keep", strings.Join(must(t, flakeOf(resume), "@x a").Keep("asm:1"), "|"), "/usr/bin/podman|run|" + label + "|--detach|--pull=never|--label|eos.flake=app|" +
-			"--label|eos.instance=x|--name|flake.app_.x|--init|--log-driver=none|--entrypoint|sleep|asm:1|4294967295d"},
-		{"exec", strings.Join(must(t, flakeOf(resume), "a b").Exec(), "|"), "/usr/bin/podman|exec|--interactive|flake.app|/bin/app|a|b"},
-		{"create", strings.Join(must(t, flakeOf(attach, with("-t", "--log-driver=none")), "a").Create("img"), "|"), "/usr/bin/podman|create|" + label + "|--pull=never|--label|eos.flake=app|" +
+		{"keep", strings.Join(must(t, flakeOf(resume), "@x a").Keep("asm:1"), "|"), "/usr/bin/podman|--events-backend=none|run|" + label + "|--detach|--pull=never|--label|eos.flake=app|" +
+			"--label|eos.instance=x|--name|flake.app_.x|--init|--init-path=/usr/bin/tini-static|--log-driver=none|--entrypoint|sleep|asm:1|4294967295d"},
+		{"exec", strings.Join(must(t, flakeOf(resume), "a b").Exec(), "|"), "/usr/bin/podman|--events-backend=none|exec|--interactive|flake.app|/bin/app|a|b"},
+		{"create", strings.Join(must(t, flakeOf(attach, with("-t", "--log-driver=none")), "a").Create("img"), "|"), "/usr/bin/podman|--events-backend=none|create|" + label + "|--pull=never|--label|eos.flake=app|" +
 			"--name|flake.app|--tty|--log-driver=none|--entrypoint|/bin/app|img|a"},
-		{"start", strings.Join(must(t, flakeOf(attach), "").StartAttached(), "|"), "/usr/bin/podman|start|--attach|--interactive|flake.app"},
+		{"start", strings.Join(must(t, flakeOf(attach), "").StartAttached(), "|"), "/usr/bin/podman|--events-backend=none|start|--attach|--interactive|flake.app"},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s = %s, want %s", c.name, c.got, c.want)

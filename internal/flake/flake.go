@@ -4,7 +4,7 @@
 // [Find] reads the registration of a name, [ParseCall] what the command line says, and
 // [Decide] turns both into podman's arguments; [List] reads all registrations. All but Find
 // and List are functions of their arguments. Of the packages below, registration writes
-// registrations, assemble puts containers together, and launch starts them.
+// registrations, unit makes services of them, assemble puts containers together, and launch starts them.
 //
 // A registration is NAME.yaml with the files of NAME.d beside it, merged in the order of
 // their names: mappings key by key, to any depth; single values and lists replace what was
@@ -126,7 +126,7 @@ func (r *Registration) check(o *Options) error {
 		why = "resume needs target_app_path: what the image starts by itself is not started again"
 	case len(c.Layers) > 0 && c.Base == "":
 		why = "layers need a base_container"
-	case r.Mode() != Plain && o.has("--detach", "-d"):
+	case r.Mode() != Plain && o.Has("--detach", "-d"):
 		why = "a container that stays is not detached from"
 	default:
 		return nil

@@ -66,8 +66,8 @@ func (o *Options) streams(word string) []string {
 	return nil
 }
 
-// has tells whether one of the options is given, by its long name or its letter.
-func (o *Options) has(names ...string) bool {
+// Has tells whether one of the options is given, by its long name or its letter.
+func (o *Options) Has(names ...string) bool {
 	return slices.ContainsFunc(o.Words, func(w string) bool {
 		name, _, _ := strings.Cut(w, "=")
 		return slices.Contains(names, name) || cluster.MatchString(w) && slices.ContainsFunc(names, func(n string) bool {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,6 +87,9 @@ func (t *tree) compose(in *inputs) error {
 		}
 	}
 	if err := t.setRelease(s); err != nil {
+		return err
+	}
+	if err := t.layFlakes(s); err != nil {
 		return err
 	}
 	if err := t.setUnits(in); err != nil {
@@ -173,12 +177,29 @@ func (t *tree) setAccounts(in *inputs) error {
 		keys["root"] = append(keys["root"], in.sshKeys...)
 	}
 	a.store(t)
+	if slices.Contains(in.spec.Packages, "podman") {
+		t.subordinate(in.spec.Users)
+	}
 	for user, lines := range keys {
 		if len(lines) > 0 {
 			t.write("/etc/ssh/authorized_keys.d/"+user, 0o644, []byte(strings.Join(lines, "\n")+"\n"))
 		}
 	}
 	return nil
+}
+
+// subordinate gives users numbers of their own for those in their containers, as useradd does.
+func (t *tree) subordinate(users []imagespec.User) {
+	const first, each = 100_000, 65_536
+	var table strings.Builder
+	for _, u := range users {
+		if u.UID >= 1000 {
+			fmt.Fprintf(&table, "%s:%d:%d\n", u.Name, first+(u.UID-1000)*each, each)
+		}
+	}
+	for _, path := range []string{"/etc/subuid", "/etc/subgid"} {
+		t.write(path, 0o644, []byte(table.String()))
+	}
 }
 
 // setRelease names the image in os-release.
@@ -223,6 +244,11 @@ func (t *tree) setUnits(in *inputs) error {
 	}
 	if s.Registry.Policy != imagespec.PolicyOff {
 		if err := t.enableRegistry(s); err != nil {
+			return err
+		}
+	}
+	if hasFlakes(s) {
+		if err := t.enable("flakes-boot.service"); err != nil {
 			return err
 		}
 	}

@@ -63,8 +63,7 @@ func (t *tree) layFleet(s *imagespec.Spec) error {
 	registration, command := flake.ShippedDir+"/"+fleetimage.Flake+".yaml", "/usr/bin/"+fleetimage.Flake
 	for _, p := range []string{registration, command} {
 		if t.get(p) != nil {
-			return cli.Refuse(cli.Failure, fmt.Errorf("add the command %s: the image has %s already", fleetimage.Flake, p),
-				"leave one of the two out: fleet, or what brings this file")
+			return taken(fleetimage.Flake, p)
 		}
 	}
 	t.write(registration, 0o644, text)

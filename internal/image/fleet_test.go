@@ -29,7 +29,7 @@ func (n *notes) Note(format string, a ...any) { n.text += fmt.Sprintf(format, a.
 func fleetBuild(t *testing.T, settings string, key []byte) (*build, *tree, *notes, error) {
 	t.Helper()
 	dir := t.TempDir()
-	text := "name: eos\nclass: generic-x86_64\nversion: 1.0.0\npackages: [systemd, podman, dmsetup, xfsprogs]\nregistry: {policy: none}\n" + settings
+	text := "name: eos\nclass: generic-x86_64\nversion: 1.0.0\npackages: [systemd, podman, tini, dmsetup, xfsprogs]\nregistry: {policy: none}\n" + settings
 	for name, data := range map[string][]byte{"d.yaml": []byte(text), "id_fleet": key, "podman-pilot": []byte("the pilot"), "fleet": []byte("the program")} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)

@@ -67,6 +67,7 @@ func (d *decoder) check(s *Spec) {
 	d.checkServer(s)
 	d.checkRegistry(s)
 	d.checkContainers(s)
+	d.checkFlakes(s)
 	if w := time.Duration(s.Boot.Watchdog); w != 0 && (w < 10*time.Second || w > maxWatchdog) {
 		d.bad("boot.watchdog", "the time has to cover the kernel's start and eos-init; 0 turns the watchdog off", "%s is not 0 and not from 10s to 1h", w)
 	}

@@ -37,6 +37,11 @@ func (d *decoder) complete(s *Spec) {
 			f.Group = "root"
 		}
 	}
+	for i := range s.Flakes {
+		if !d.set(elem("flakes", i) + ".runas") {
+			s.Flakes[i].RunAs = "root"
+		}
+	}
 	server := s.Profile == ProfileServer
 	used := map[int]bool{}
 	for _, u := range s.Users {

@@ -191,8 +191,9 @@ func TestLoadContainers(t *testing.T) {
 		t.Errorf("ContainerPath = %q, want %q", got, want)
 	}
 	seen := map[string]bool{s.Digest(): true}
-	for name, text := range map[string]string{"a.tar": "two", "b/index.json": "{} ", "c/x": "y", "c/c.yaml": small + "packages: [bash]\n"} {
-		write(name, text)
+	for _, change := range [][2]string{{"a.tar", "two"}, {"b/index.json", "{} "}, {"c/x", "y"}, {"c/c.yaml", small + "packages: [bash]\n"}} {
+		name := change[0]
+		write(name, change[1])
 		s, err := load()
 		if err != nil {
 			t.Fatal(err)

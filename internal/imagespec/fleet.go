@@ -2,7 +2,6 @@ package imagespec
 
 import (
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -52,9 +51,7 @@ func (d *decoder) checkFleet(s *Spec) {
 	if !f.On() {
 		return
 	}
-	if !slices.Contains(s.Packages, "podman") {
-		d.bad("fleet", "add it to packages", "is a container, and the package podman is missing")
-	}
+	d.checkFlakePackages(s, "fleet")
 	if f.Enroll && s.Registry.Policy == PolicyOff {
 		d.bad("fleet.enroll", "choose a registry.policy", "needs a registry to keep the device's own key in, and there is none (policy off)")
 	}

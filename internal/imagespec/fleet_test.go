@@ -9,7 +9,7 @@ import (
 	"github.com/OSInside/eos/internal/imagespec"
 )
 
-const fleetBase = "name: a\nclass: b\nversion: 1\npackages: [podman, xfsprogs, dmsetup]\nregistry: {policy: none}\n"
+const fleetBase = "name: a\nclass: b\nversion: 1\npackages: [podman, tini, xfsprogs, dmsetup]\nregistry: {policy: none}\n"
 
 func TestFleet(t *testing.T) {
 	for _, c := range []struct {
@@ -29,7 +29,8 @@ func TestFleet(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ text, want string }{
-		{strings.Replace(fleetBase, "podman, ", "", 1) + "fleet: {enroll: true}\n", "d.yaml:6: fleet: is a container, and the package podman is missing"},
+		{strings.Replace(fleetBase, "podman, ", "", 1) + "fleet: {enroll: true}\n", "d.yaml:6: fleet: needs the packages podman"},
+		{strings.Replace(fleetBase, "tini, ", "", 1) + "fleet: {enroll: true}\n", "d.yaml:6: fleet: needs the packages tini"},
 		{strings.Replace(fleetBase, "policy: none", "policy: off", 1) + "fleet: {enroll: true}\n", "d.yaml:6: fleet.enroll: needs a registry"},
 		{fleetBase + "fleet: {key: \"a\\nb\"}\n", "fleet.key: has a control character"},
 		{fleetBase + "fleet: {kye: x}\n", "did you mean key?"},

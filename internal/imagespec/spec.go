@@ -78,6 +78,7 @@ type Spec struct {
 	// Container images of the read-only store. Left out where there are none, so that
 	// older descriptions keep their digest.
 	Containers []Container `yaml:"containers" json:",omitempty"`
+	Flakes     []Flake     `yaml:"flakes" json:",omitempty"` // commands that are containers
 }
 
 // Debian says where packages come from.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 )
@@ -22,6 +23,7 @@ type folder struct {
 var deviceFolders = []folder{
 	{"eos", 0o755, "/var/lib/eos"},
 	{"tmp", os.ModeSticky | 0o777, "/var/tmp"},
+	{"home", 0o755, "/home"},
 }
 
 // flakeFolders are in the active registry.
@@ -81,6 +83,9 @@ func (s *System) furnish(ctx context.Context, root string, builtin bool, machine
 	if err := makeFolders(root, s.ownFolders()); err != nil {
 		return err
 	}
+	if err := makeHomes(filepath.Join(root, "home"), "/home"); err != nil {
+		return err
+	}
 	state := filepath.Join(root, "eos")
 	if err := makeFolders(state, stateFolders); err != nil {
 		return err
@@ -89,6 +94,31 @@ func (s *System) furnish(ctx context.Context, root string, builtin bool, machine
 		return err
 	}
 	return s.keepMachineID(filepath.Join(root, machineIDFile), machineID)
+}
+
+// makeHomes makes in the registry what is missing of the folders of users that the image has.
+func makeHomes(homes, ofImage string) error {
+	entries, err := os.ReadDir(ofImage)
+	if err != nil {
+		return fmt.Errorf("make folders of users: %w", err)
+	}
+	for _, e := range entries {
+		st, err := e.Info()
+		if err != nil || !st.IsDir() {
+			continue
+		}
+		path := filepath.Join(homes, e.Name())
+		if err := os.Mkdir(path, 0o700); errors.Is(err, os.ErrExist) {
+			continue
+		} else if err != nil {
+			return fmt.Errorf("make folders of users: %w", err)
+		}
+		owner := st.Sys().(*syscall.Stat_t)
+		if err := errors.Join(os.Chown(path, int(owner.Uid), int(owner.Gid)), os.Chmod(path, st.Mode().Perm())); err != nil {
+			return fmt.Errorf("make folders of users: %w", err)
+		}
+	}
+	return nil
 }
 
 // keepMachineID keeps the machine id in the registry also. The one there is the older: where the

@@ -4,15 +4,46 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/registry/head"
 	"github.com/OSInside/eos/internal/registrystate"
+	"github.com/OSInside/eos/internal/toolstree/toolstreetest"
 )
+
+// Folders of users are made once, with the owner and mode that the image says.
+func TestMakeHomes(t *testing.T) {
+	toolstreetest.NeedRoot(t)
+	image, homes := t.TempDir(), t.TempDir()
+	if err := errors.Join(os.Mkdir(image+"/app", 0o700), os.Chmod(image+"/app", 0o750), os.Chown(image+"/app", 1234, 1235),
+		os.WriteFile(image+"/file", nil, 0o644), os.Mkdir(image+"/old", 0o755), os.Mkdir(homes+"/old", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := makeHomes(homes, image); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{"app": "drwxr-x--- 1234 1235", "old": "drwx------ 0 0"} {
+		st, err := os.Stat(homes + "/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sys := st.Sys().(*syscall.Stat_t)
+		if got := fmt.Sprint(st.Mode(), " ", sys.Uid, " ", sys.Gid); got != want {
+			t.Errorf("folder of %s: %s, want %s", name, got, want)
+		}
+	}
+	if _, err := os.Stat(homes + "/file"); err == nil {
+		t.Error("a file became a folder")
+	}
+}
 
 // TestDecide goes through all facts there can be. What must hold whatever they are: only the builder's
 // mark leads to a new registry, and who is left without one is told why and what to do.

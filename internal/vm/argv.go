@@ -46,6 +46,7 @@ type Hardware struct {
 	MAC      string // of the network card; empty: follows from the name
 	LAN      int    // a second card in the network with this port; 0: none
 	TPM      bool
+	GPU      bool   // a graphics card, whose screen nobody sees
 	Disk     string // NBD socket; empty: the overlay in the folder; NoDisk: none
 	Registry string // NBD socket; empty: the file in the folder; NoDisk: none
 	Restore  string // file with saved memory and devices; empty: power on
@@ -104,6 +105,9 @@ func Args(h Hardware) []string {
 			"-tpmdev", "emulator,id=tpm,chardev=tpm",
 			"-device", "tpm-crb,tpmdev=tpm",
 		)
+	}
+	if h.GPU {
+		a = append(a, "-device", "virtio-gpu-pci,id=vgpu0,romfile=")
 	}
 	a = append(a,
 		"-chardev", "socket,id=serial,path="+serialSocket+",server=on,wait=off,logfile="+serialLog+",logappend=on",

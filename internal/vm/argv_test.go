@@ -82,6 +82,11 @@ func TestArgs(t *testing.T) {
 			},
 		},
 		{
+			name:   "graphics",
+			change: func(h *Hardware) { h.GPU = true },
+			added:  []string{"-device virtio-gpu-pci,id=vgpu0,romfile="},
+		},
+		{
 			name:   "restored",
 			change: func(h *Hardware) { h.Restore = "/s/state" },
 			added:  []string{"-incoming defer"},

@@ -46,6 +46,7 @@ type Info struct {
 	SSHPort      int       `json:"ssh_port"`
 	MAC          string    `json:"mac,omitempty"` // of the network card
 	TPM          bool      `json:"tpm"`
+	GPU          bool      `json:"gpu,omitempty"`
 	RegistrySize int64     `json:"registry_size,omitempty"`
 	Started      time.Time `json:"started,omitzero"`
 }

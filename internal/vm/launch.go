@@ -119,7 +119,7 @@ func (m *Machine) Ended() error {
 func (m *Machine) hardware(c Config) (Hardware, error) {
 	hw := Hardware{
 		Name: m.Name, Folder: m.Folder, Memory: m.Memory, CPUs: m.CPUs, Accel: m.Accel,
-		SSHPort: m.SSHPort, MAC: m.MAC, LAN: c.LAN, TPM: m.TPM, Disk: c.Disk, Registry: c.Registry,
+		SSHPort: m.SSHPort, MAC: m.MAC, LAN: c.LAN, TPM: m.TPM, GPU: m.GPU, Disk: c.Disk, Registry: c.Registry,
 		Kernel: c.Kernel, Initrd: c.Initrd, Append: c.Append,
 	}
 	if c.From != "" {

@@ -25,7 +25,8 @@ type Config struct {
 	DiskSize     int64 // what the guest sees; 0: as large as the image
 	RegistrySize int64 // size of a second, empty disk; 0: none
 	NoTPM        bool
-	LAN          int // port of a network with other machines of this host; 0: none
+	GPU          bool // a graphics card
+	LAN          int  // port of a network with other machines of this host; 0: none
 
 	Fresh bool // forget the machine's state first
 	Bound bool // the machine ends with this process
@@ -137,7 +138,7 @@ func (m *Machine) configure(c Config, old *Machine) error {
 	}
 	m.Memory = cmp.Or(c.Memory, 1<<30)
 	m.CPUs = cmp.Or(c.CPUs, 2)
-	m.TPM = !c.NoTPM
+	m.TPM, m.GPU = !c.NoTPM, c.GPU
 	m.RegistrySize = c.RegistrySize
 	m.Started = time.Now().UTC().Truncate(time.Second)
 	if m.Memory < 64<<20 {

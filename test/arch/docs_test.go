@@ -100,8 +100,8 @@ var yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
 // The examples of the documentation are descriptions that work.
 func TestImageDescriptionExamples(t *testing.T) {
 	blocks := yamlBlock.FindAllStringSubmatch(read(t, "docs/image-description.md")+read(t, "docs/apps.md"), -1)
-	if len(blocks) != 5 {
-		t.Fatalf("docs/image-description.md and docs/apps.md have %d examples, want 5", len(blocks))
+	if len(blocks) != 6 {
+		t.Fatalf("docs/image-description.md and docs/apps.md have %d examples, want 6", len(blocks))
 	}
 	for _, b := range blocks {
 		text := b[1]

@@ -36,8 +36,9 @@ type built struct {
 	SlotSize  int64
 }
 
-func newLab(ctx context.Context, o options) (*lab, error) {
-	for _, name := range []string{"eos", "eos-init", "os-update", "os-update-daemon", "flake-registry"} {
+// newLab finds the programs and, for images, the tools tree and keys.
+func newLab(ctx context.Context, o options, images bool) (*lab, error) {
+	for _, name := range []string{"eos", "eos-init", "os-update", "os-update-daemon", "flake-registry", "flake-ctl", "podman-pilot"} {
 		if _, err := os.Stat(filepath.Join(o.bin, name)); err != nil {
 			return nil, fmt.Errorf("find programs: %w (make build makes them; run this from the top of the source tree)", err)
 		}
@@ -51,23 +52,32 @@ func newLab(ctx context.Context, o options) (*lab, error) {
 	if rev, err := command.Output(ctx, command.Cmd{Argv: []string{"git", "describe", "--always", "--dirty"}}); err == nil {
 		l.report.Machine.Commit = strings.TrimSpace(string(rev))
 	}
-	if err := os.MkdirAll(l.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("prepare: %w", err)
-	}
-	if l.tree, err = toolstree.Open(ctx, l.note); err != nil {
-		return nil, err
-	}
 	// Not in the cache: sockets have short paths.
 	if l.scratch, err = os.MkdirTemp("", "eos-bench-"); err != nil {
 		return nil, fmt.Errorf("prepare: %w", err)
 	}
-	l.host = vm.Host{Tree: l.tree, Machines: l.scratch, Cache: cache}
-	if _, err := os.Stat(filepath.Join(l.keys(), "root.json")); errors.Is(err, os.ErrNotExist) {
-		if err := errors.Join(os.RemoveAll(l.keys()), l.eos(ctx, nil, "keys", "new")); err != nil {
+	if images {
+		if err := l.openImages(ctx); err != nil {
+			l.close()
 			return nil, err
 		}
 	}
 	return l, nil
+}
+
+// openImages gets what images are made and started with.
+func (l *lab) openImages(ctx context.Context) (err error) {
+	if err := os.MkdirAll(l.dir, 0o700); err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	if l.tree, err = toolstree.Open(ctx, l.note); err != nil {
+		return err
+	}
+	l.host = vm.Host{Tree: l.tree, Machines: l.scratch, Cache: l.cache}
+	if _, err := os.Stat(filepath.Join(l.keys(), "root.json")); errors.Is(err, os.ErrNotExist) {
+		return errors.Join(os.RemoveAll(l.keys()), l.eos(ctx, nil, "keys", "new"))
+	}
+	return nil
 }
 
 func (l *lab) close() { os.RemoveAll(l.scratch) }

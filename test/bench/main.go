@@ -1,6 +1,6 @@
 // Package bench measures EOS and prints one table: `make bench`, or
 //
-//	go run ./test/bench [-only build,initramfs,boot,registry,transfer,load,update] [-runs N] [-full] [-json PATH]
+//	go run ./test/bench [-only build,initramfs,boot,registry,transfer,load,update,flake] [-runs N] [-full] [-json PATH]
 //
 // It builds images with bin/eos, starts them under the tools tree's QEMU, and sets each figure
 // beside what a user would otherwise take: dracut beside eos-init, a full copy beside an update,
@@ -30,17 +30,19 @@ import (
 type part struct {
 	name    string
 	measure func(context.Context, *lab) error
+	apart   bool // only when it is asked for: it needs root and podman, and nothing of the lab but its programs
 }
 
 // parts in the order of the table.
 var parts = []part{
-	{"build", measureBuild},
-	{"initramfs", measureInitramfs},
-	{"boot", measureBoot},
-	{"registry", measureRegistry},
-	{"transfer", measureTransfer},
-	{"load", measureLoad},
-	{"update", measureUpdate},
+	{name: "build", measure: measureBuild},
+	{name: "initramfs", measure: measureInitramfs},
+	{name: "boot", measure: measureBoot},
+	{name: "registry", measure: measureRegistry},
+	{name: "transfer", measure: measureTransfer},
+	{name: "load", measure: measureLoad},
+	{name: "update", measure: measureUpdate},
+	{name: "flake", measure: measureFlake, apart: true},
 }
 
 func main() {
@@ -49,6 +51,9 @@ func main() {
 	run := run
 	if text := os.Getenv(fetchEnv); text != "" {
 		run = func(ctx context.Context) error { return fetch(ctx, text) }
+	}
+	if text := os.Getenv(flakeEnv); text != "" {
+		run = func(ctx context.Context) error { return flakeMain(ctx, text) }
 	}
 	if err := run(ctx); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -66,16 +71,16 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := newLab(ctx, o)
+	chosen := slices.DeleteFunc(slices.Clone(parts), func(p part) bool {
+		return len(only) == 0 && p.apart || len(only) > 0 && !slices.Contains(only, p.name)
+	})
+	l, err := newLab(ctx, o, slices.ContainsFunc(chosen, func(p part) bool { return !p.apart }))
 	if err != nil {
 		return err
 	}
 	defer l.close()
 	var failed error
-	for _, p := range parts {
-		if len(only) > 0 && !slices.Contains(only, p.name) {
-			continue
-		}
+	for _, p := range chosen {
 		l.part = p.name
 		began := time.Now()
 		if err := p.measure(ctx, l); err != nil {
@@ -93,10 +98,11 @@ func run(ctx context.Context) error {
 
 // options are what the flags say.
 type options struct {
-	runs  int
-	full  bool
-	tools bool
-	bin   string
+	runs   int
+	rounds int
+	full   bool
+	tools  bool
+	bin    string
 }
 
 func (o *options) parse(args []string) (only []string, jsonPath string, err error) {
@@ -107,9 +113,10 @@ func (o *options) parse(args []string) (only []string, jsonPath string, err erro
 	}
 	list := f.String("only", "", "measure only these `parts`, with commas: "+strings.Join(names, ", "))
 	f.IntVar(&o.runs, "runs", 3, "how often boots and checks are measured; the figure is the median")
+	f.IntVar(&o.rounds, "rounds", 30, "how often a flake is started, and what is set beside it")
 	f.BoolVar(&o.full, "full", false, "build images/eos.yaml too")
 	f.BoolVar(&o.tools, "tools", false, "let the cold build make a tools tree of its own")
-	f.StringVar(&o.bin, "bin", "bin", "`folder` with eos, eos-init and os-update")
+	f.StringVar(&o.bin, "bin", "bin", "`folder` with the programs")
 	f.StringVar(&jsonPath, "json", filepath.Join("out", "bench.json"), "write the figures to `file` too")
 	if err := f.Parse(args); err != nil {
 		return nil, "", err
@@ -117,8 +124,8 @@ func (o *options) parse(args []string) (only []string, jsonPath string, err erro
 	if f.NArg() > 0 {
 		return nil, "", fmt.Errorf("parse arguments: unexpected %q", f.Arg(0))
 	}
-	if o.runs < 1 {
-		return nil, "", fmt.Errorf("parse arguments: -runs %d: want at least 1", o.runs)
+	if o.runs < 1 || o.rounds < 1 {
+		return nil, "", fmt.Errorf("parse arguments: -runs %d, -rounds %d: want at least 1", o.runs, o.rounds)
 	}
 	if *list != "" {
 		only = strings.Split(*list, ",")

@@ -18,8 +18,9 @@ import (
 // report is all that was measured, and where.
 type report struct {
 	Machine machine  `json:"machine"`
-	Figures []figure `json:"figures"`
+	Figures []figure `json:"figures,omitempty"`
 	Ways    []way    `json:"transfer,omitempty"`
+	Flakes  *flakes  `json:"flakes,omitempty"`
 }
 
 // machine is what the figures were measured on.
@@ -110,8 +111,11 @@ func human(v float64, unit string) string {
 func (r *report) text(out io.Writer) error {
 	m := r.Machine
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "\n%s, %d cores, %.0f GB; virtual machines by %s; load at start %s\n%s", m.CPU, m.Cores, float64(m.Memory)/1e9,
-		cmp.Or(m.Accel, "nothing"), m.Load, m.Time.Format("2006-01-02 15:04 MST"))
+	fmt.Fprintf(&b, "\n%s, %d cores, %.0f GB; ", m.CPU, m.Cores, float64(m.Memory)/1e9)
+	if m.Accel != "" {
+		fmt.Fprintf(&b, "virtual machines by %s; ", m.Accel)
+	}
+	fmt.Fprintf(&b, "load at start %s\n%s", m.Load, m.Time.Format("2006-01-02 15:04 MST"))
 	if m.Commit != "" {
 		fmt.Fprintf(&b, ", commit %s", m.Commit)
 	}
@@ -136,6 +140,7 @@ func (r *report) text(out io.Writer) error {
 		return err
 	}
 	r.ways(&b)
+	r.flakeTable(&b)
 	for line := range strings.Lines(b.String()) {
 		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " \n")); err != nil {
 			return err

@@ -15,7 +15,7 @@ import (
 var registryPackages = []any{
 	"cryptsetup-bin", "libqrencode4", "libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64", "libtss2-rc0t64",
 	"libtss2-tcti-device0t64", "systemd-cryptsetup", "xfsprogs",
-	"conmon", "crun", "netavark", "podman",
+	"conmon", "crun", "netavark", "podman", "tini",
 }
 
 func addPackages(names ...any) edit {
@@ -146,7 +146,7 @@ func wantState(t testing.TB, v *vmtest.VM) {
 // closed takes the built-in registry away under the system, as if it had never been started.
 const closed = `set -e
 	systemctl stop registry-rw registry-resize registry-journal
-	for m in $(awk '$5 ~ "^(/var/lib/(eos|flakes|firecracker|containers/storage)|/var/tmp|/var/log/journal|/run/eos/registry)$" {print $5}' /proc/self/mountinfo | tac); do umount $m; done
+	for m in $(awk '$5 ~ "^(/home|/var/lib/(eos|flakes|firecracker|containers/storage)|/var/tmp|/var/log/journal|/run/eos/registry)$" {print $5}' /proc/self/mountinfo | tac); do umount $m; done
 	rm -f /run/eos/registry.json /run/eos/registry.ok
 	[ ! -e /dev/mapper/eos-registry ] || cryptsetup close eos-registry
 `

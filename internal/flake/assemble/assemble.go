@@ -56,16 +56,16 @@ type Options struct {
 // format is that of assembled images; a change of it makes all of them anew.
 const format = "1"
 
-// repository is where names of assembled images begin. A second part is a sum of what a
-// flake names, and the tag is one of what that was.
-const repository = "localhost/flake.assembled/"
+// Names is where names of assembled images begin. A second part is a sum of what a flake
+// names, and the tag is one of what that was.
+const Names = "localhost/flake.assembled/"
 
 // Repository returns the name that all images which were assembled for a flake have before
 // their tag.
 func Repository(r *flake.Registration) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %t %q %q", images(r), r.Container.CheckHost, r.Include.Tar, r.Include.Path)
-	return repository + hex.EncodeToString(h.Sum(nil))[:16]
+	return Names + hex.EncodeToString(h.Sum(nil))[:16]
 }
 
 // images are the names of those of a flake, the lowest first.

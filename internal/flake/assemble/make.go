@@ -233,7 +233,10 @@ func writeBlob(dir, kind string, v any) (descriptor, error) {
 
 // load has podman take the image, gives it its name alone, and removes those it replaces.
 func (o *Options) load(ctx context.Context, dir, name string) error {
-	out, err := command.Output(ctx, o.command("pull", "--quiet", "oci:"+dir))
+	// Podman makes a name of the path, so that is a short one.
+	c := o.command("pull", "--quiet", "oci:"+filepath.Base(dir))
+	c.Dir = filepath.Dir(dir)
+	out, err := command.Output(ctx, c)
 	if err != nil {
 		return err
 	}

@@ -238,7 +238,8 @@ func (s *streams) start() {
 }
 
 // connect gives the program its streams: the caller's own, but for a terminal, which podman
-// does not hand into a container. Between that and the program are pipes.
+// does not hand into a container, and the journal, which knows a line's unit by who writes it.
+// Between those and the program are pipes.
 func (j *job) connect(x *exec.Cmd) (*streams, error) {
 	s := &streams{}
 	if j.Terminal {
@@ -264,7 +265,7 @@ func (j *job) connect(x *exec.Cmd) (*streams, error) {
 		set *io.Writer
 	}{{os.Stdout, &x.Stdout}, {os.Stderr, &x.Stderr}} {
 		*o.set = o.to
-		if !isTerminal(o.to) {
+		if !isTerminal(o.to) && !isJournal(o.to, j.getenv("JOURNAL_STREAM")) {
 			continue
 		}
 		r, w, err := os.Pipe()
@@ -280,6 +281,12 @@ func (j *job) connect(x *exec.Cmd) (*streams, error) {
 		})
 	}
 	return s, nil
+}
+
+// isJournal tells whether a stream is the journal's, which says in a variable which that is.
+func isJournal(f *os.File, stream string) bool {
+	var st unix.Stat_t
+	return stream != "" && unix.Fstat(int(f.Fd()), &st) == nil && fmt.Sprintf("%d:%d", st.Dev, st.Ino) == stream
 }
 
 func isTerminal(f *os.File) bool {

@@ -22,7 +22,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"os/signal"
@@ -87,7 +86,7 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 		Registry: o.Registry, Own: own, Home: home(), Random: hex.EncodeToString(random),
 		PidFile: j.pidFile, Getenv: j.getenv, Exists: func(path string) bool { _, err := os.Stat(path); return err == nil },
 	}
-	s.Terminal = atTerminal()
+	s.Terminal, s.Delegated = atTerminal(), delegated()
 	if j.Launch, err = flake.Decide(o.Registration, o.Call, s); err != nil {
 		return 0, err
 	}
@@ -97,6 +96,7 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 			return fail(err)
 		}
 	}
+	defer j.indicate()()
 	switch o.Registration.Mode() {
 	case flake.Resume:
 		status, err = j.resume(ctx)
@@ -165,44 +165,7 @@ func (j *job) plain(ctx context.Context) (int, error) {
 		return end.status, errors.Join(err, w.clean())
 	}
 	w.dismiss()
-	if end.status == failedInit && j.HasInit() {
-		end.status = j.whyFailed(ctx, image)
-	}
 	return end.status, nil
-}
-
-// failedInit is the status of the first process of a container that cannot start the
-// application. Many applications have the same.
-const failedInit = 1
-
-// whyFailed is the status that podman has for an application which cannot be started, if it
-// was that: the first process of the container has none of its own for this.
-func (j *job) whyFailed(ctx context.Context, image string) int {
-	stores, err := j.stores(ctx)
-	program := j.Command()[0]
-	if err != nil || j.Mounts(program) {
-		return failedInit
-	}
-	folders := []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
-	err = stores.Runnable(image, program, folders)
-	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(program, "/") {
-		// The image may have others.
-		out, _ := command.Output(ctx, j.command(j.Podman("image", "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", image)))
-		for line := range strings.Lines(string(out)) {
-			if path, ok := strings.CutPrefix(strings.TrimSpace(line), "PATH="); ok {
-				err = stores.Runnable(image, program, strings.Split(path, ":"))
-			}
-		}
-	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		j.Note("the container has no program %s", program)
-		return 127
-	case errors.Is(err, fs.ErrPermission):
-		j.Note("%s in the container is no program that can be started", program)
-		return 126
-	}
-	return failedInit
 }
 
 // interrupted is the status of an application that a signal came before; 0 if none has.

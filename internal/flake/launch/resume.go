@@ -109,7 +109,7 @@ type state struct {
 
 // loadState reads it; nil if the container does not run, or another runtime runs it.
 func loadState(id string) *state {
-	text, err := os.ReadFile(filepath.Join("/run/crun", id, "status"))
+	text, err := os.ReadFile(filepath.Join(runtimeDir(), "crun", id, "status"))
 	if err != nil {
 		return nil
 	}
@@ -142,13 +142,28 @@ func parseStart(stat string) uint64 {
 // crun is the runtime.
 const crun = "/usr/bin/crun"
 
-// enter starts the application in a container that runs. Root's does not need podman for it.
+// within begins a command line that is run where this user's containers are: for all but root
+// that is a namespace, which podman keeps by a process that does nothing. It is nil if there is
+// none.
+func within() (argv []string, ok bool) {
+	if os.Geteuid() == 0 {
+		return nil, true
+	}
+	pid := readPid(filepath.Join(runtimeDir(), "libpod/tmp/pause.pid"))
+	if pid == 0 {
+		return nil, false
+	}
+	return []string{"/usr/bin/nsenter", "--target", strconv.Itoa(pid), "--user", "--mount", "--"}, true
+}
+
+// enter starts the application in a container that runs. It does not need podman for it.
 func (j *job) enter(ctx context.Context, id string) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
 	s := loadState(id)
-	if s == nil {
+	prefix, ok := within()
+	if s == nil || !ok {
 		return j.enterByPodman(ctx)
 	}
 	base := filepath.Base(j.pidFile)
@@ -160,7 +175,7 @@ func (j *job) enter(ctx context.Context, id string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	w, err := j.watch(order{Kill: true, Space: pidNamespace(s.Pid), PidFile: j.pidFile, Files: []string{process, log}}, nil)
+	w, err := j.watch(order{Kill: true, Within: prefix, Space: pidNamespace(s.Pid), PidFile: j.pidFile, Files: []string{process, log}}, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -168,7 +183,8 @@ func (j *job) enter(ctx context.Context, id string) (int, error) {
 		w.dismiss()
 		return 0, err
 	}
-	end, err := j.run([]string{crun, "--log=" + log, "exec", "--process=" + process, "--pid-file=" + j.pidFile, id}, child{watch: w, pidFile: j.pidFile, guest: true})
+	argv := append(prefix, crun, "--log="+log, "exec", "--process="+process, "--pid-file="+j.pidFile, id)
+	end, err := j.run(argv, child{watch: w, pidFile: j.pidFile, guest: true})
 	if end.killed {
 		return end.status, w.clean()
 	}
@@ -195,8 +211,7 @@ func notStarted(why string, runs bool) (int, error) {
 	return 125, nil
 }
 
-// enterByPodman starts the application where the runtime is not crun, or is another user's
-// in his own namespace.
+// enterByPodman starts the application where the runtime is not crun.
 func (j *job) enterByPodman(ctx context.Context) (int, error) {
 	if have, err := j.inspect(ctx); err != nil || !have.running {
 		return 0, errors.Join(err, errGone)

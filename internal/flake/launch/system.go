@@ -28,15 +28,9 @@ import (
 // run, and returns it. Nobody else can look into it.
 func Dir() (string, error) {
 	uid := os.Geteuid()
-	dir := "/run/flakes/0"
-	if uid != 0 {
-		run := os.Getenv("XDG_RUNTIME_DIR")
-		if run == "" {
-			run = "/run/user/" + strconv.Itoa(uid)
-		}
-		dir = filepath.Join(run, "flakes")
-	}
+	dir := filepath.Join(runtimeDir(), "flakes")
 	if uid == 0 {
+		dir = filepath.Join(dir, "0")
 		if err := os.Mkdir(filepath.Dir(dir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", fmt.Errorf("make folder for flakes: %w", err)
 		}
@@ -55,6 +49,17 @@ func Dir() (string, error) {
 		return "", fmt.Errorf("look at folder for flakes: %s is not this user's alone", dir)
 	}
 	return dir, nil
+}
+
+// runtimeDir is where programs of this user keep what is gone after a restart.
+func runtimeDir() string {
+	if os.Geteuid() == 0 {
+		return "/run"
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return dir
+	}
+	return "/run/user/" + strconv.Itoa(os.Geteuid())
 }
 
 // foreign tells whether this was called, with more rights, by another user.
@@ -109,6 +114,23 @@ func ownEnvironment() (getenv func(string) string) {
 func atTerminal() bool {
 	group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
 	return isTerminal(os.Stdin) && isTerminal(os.Stdout) && err == nil && group == unix.Getpgrp()
+}
+
+// delegated tells whether the control group of this process is its own to divide, as that of a
+// unit with Delegate=yes is. systemd notes it there.
+func delegated() bool {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	path, ok := strings.CutPrefix(strings.TrimSpace(string(text)), "0::/")
+	if err != nil || !ok || strings.Contains(path, "\n") {
+		return false
+	}
+	value := make([]byte, 8)
+	for _, name := range []string{"trusted.delegate", "user.delegate"} {
+		if n, err := unix.Getxattr(filepath.Join("/sys/fs/cgroup", path), name, value); err == nil && string(value[:n]) == "1" {
+			return true
+		}
+	}
+	return false
 }
 
 var idText = regexp.MustCompile(`^[0-9a-f]{64}$`)

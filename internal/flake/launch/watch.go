@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -23,6 +25,7 @@ type order struct {
 	Files   []string // are removed
 	Folder  string   // is removed with all that is in it; may be empty
 	Kill    bool     // the process of PidFile is to end, with its group
+	Within  []string // begins a command line that may end it where we may not
 	Space   string   // process namespace that this has to be in
 
 	Child int  // process that stands for the application; 0: there is none yet, -1: it has ended
@@ -129,7 +132,10 @@ func (o *order) do(env []string) error {
 	o.await(child)
 	for deadline := time.Now().Add(patience); o.Kill; {
 		if pid := readPid(o.PidFile); pid != 0 && pidNamespace(pid) == o.Space {
-			_ = unix.Kill(groupOf(pid), unix.SIGKILL)
+			if err := unix.Kill(groupOf(pid), unix.SIGKILL); errors.Is(err, unix.EPERM) && len(o.Within) > 0 {
+				kill := append(slices.Clone(o.Within), "/usr/bin/kill", "-KILL", "--", strconv.Itoa(groupOf(pid)))
+				_ = command.Run(context.Background(), command.Cmd{Argv: kill, Env: env}) // it is tried again
+			}
 		}
 		if child.gone(50*time.Millisecond) || time.Now().After(deadline) {
 			break

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/unit"
 )
 
 // Add registers a flake. With replace, one of the same name is replaced in one moment, and
@@ -18,6 +19,12 @@ func (s *Store) Add(o Options, replace bool) error {
 		return err
 	}
 	fail := func(err error) error { return fmt.Errorf("register flake %s: %w", name, err) }
+	var service []byte
+	if o.Unit != "" {
+		if service, err = o.UnitText(); err != nil {
+			return err
+		}
+	}
 	linked := isLink(o.App)
 	switch {
 	case there(o.App) && !linked:
@@ -26,6 +33,8 @@ func (s *Store) Add(o Options, replace bool) error {
 		return fail(fmt.Errorf("%s: %w", o.App, ErrInTheWay))
 	case there(s.yaml(name)) && !replace:
 		return fail(fmt.Errorf("%s: %w", s.yaml(name), ErrInTheWay))
+	case o.Unit != "" && there(unit.Path(s.dir, o.Unit)) && s.owner(o.Unit) != name:
+		return fail(fmt.Errorf("%s is of another flake: %w", unit.Path(s.dir, o.Unit), ErrInTheWay))
 	}
 	j := journal{After: sum(text)}
 	if j.Before, err = s.now(name); err != nil {
@@ -40,7 +49,16 @@ func (s *Store) Add(o Options, replace bool) error {
 	if !there(s.dropIns(name)) {
 		j.Folders = append(j.Folders, s.dropIns(name))
 	}
-	if err := s.add(o, text, j, linked); err != nil {
+	if j.Unit = o.Unit; j.Unit != "" && !there(s.units()) {
+		j.Folders = append(j.Folders, s.units())
+	}
+	if j.GoneUnits, err = s.unitsBut(name, o.Unit); err != nil {
+		return fail(err)
+	}
+	if err := s.stop(j.GoneUnits); err != nil && !replace {
+		return fail(err)
+	}
+	if err := s.add(o, text, service, j, linked); err != nil {
 		// Take back what was prepared. Without a journal, not even a part of one, it is nothing.
 		if there(s.journal(name)) {
 			err = errors.Join(err, s.finish(name, j))
@@ -54,7 +72,7 @@ func (s *Store) Add(o Options, replace bool) error {
 }
 
 // add does what leads up to the moment, and that.
-func (s *Store) add(o Options, text []byte, j journal, linked bool) error {
+func (s *Store) add(o Options, text, service []byte, j journal, linked bool) error {
 	name := o.Name()
 	if err := s.begin(name, j); err != nil {
 		return err
@@ -70,6 +88,11 @@ func (s *Store) add(o Options, text []byte, j journal, linked bool) error {
 			return err
 		}
 		if err := s.ops.sync(filepath.Dir(o.App)); err != nil {
+			return err
+		}
+	}
+	if j.Unit != "" {
+		if err := errors.Join(s.ops.write(s.freshUnit(j.Unit), service), s.ops.sync(s.units())); err != nil {
 			return err
 		}
 	}
@@ -114,8 +137,14 @@ func (s *Store) Remove(name, app string, force bool) (kept []string, err error) 
 			kept = append(kept, link)
 		}
 	}
-	if !registered && len(j.Gone) == 0 && !there(s.dropIns(name)) {
+	if j.GoneUnits, err = s.unitsBut(name, ""); err != nil {
+		return kept, fail(err)
+	}
+	if !registered && len(j.Gone) == 0 && len(j.GoneUnits) == 0 && !there(s.dropIns(name)) {
 		return kept, fail(ErrNotRegistered)
+	}
+	if err := s.stop(j.GoneUnits); err != nil && !force {
+		return kept, fail(err)
 	}
 	if err := s.begin(name, j); err != nil {
 		if there(s.journal(name)) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/unit"
 )
 
 // knife does the operations of disk up to one of them. There the run is killed, before the
@@ -119,6 +120,19 @@ func tree(t *testing.T, dir string) string {
 	return out.String()
 }
 
+// visibleUnit tells whether somebody may start a unit of a flake that is none: the file of a
+// unit has its name only while its flake is registered.
+func visibleUnit(t *testing.T, root string) {
+	t.Helper()
+	files, _ := filepath.Glob(root + "/flakes/units/*.service")
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if _, missing := os.Stat(root + "/flakes/" + unit.Owner(text) + ".yaml"); err != nil || missing != nil {
+			t.Errorf("%s is of %q: %v, %v", f, unit.Owner(text), err, missing)
+		}
+	}
+}
+
 // visible is what anybody sees of flakes: registrations, and commands that lead to one.
 func visible(t *testing.T, root string) string {
 	t.Helper()
@@ -200,6 +214,36 @@ var changes = []change{
 		_, err := s.Remove("app", root+"/bin/app", false)
 		return err
 	}},
+	{"register a service", func(*testing.T, string) {}, func(s *Store, root string) error {
+		return s.Add(Options{App: root + "/bin/app", Image: "new", RunAs: "root", Unit: "app.one"}, false)
+	}},
+	{"register a service beside another", func(t *testing.T, root string) {
+		add(t, root, Options{App: root + "/bin/other", Image: "x", RunAs: "root", Unit: "other"})
+	}, func(s *Store, root string) error {
+		return s.Add(Options{App: root + "/bin/app", Image: "new", RunAs: "root", Unit: "app"}, false)
+	}},
+	{"replace a service", func(t *testing.T, root string) {
+		add(t, root, Options{App: root + "/bin/app", Image: "old", RunAs: "root", Unit: "app"})
+	}, func(s *Store, root string) error {
+		return s.Add(Options{App: root + "/sbin/app", Image: "new", RunAs: "root", Unit: "app"}, true)
+	}},
+	{"replace a service with another name", func(t *testing.T, root string) {
+		add(t, root, Options{App: root + "/bin/app", Image: "old", RunAs: "root", Unit: "one"})
+	}, func(s *Store, root string) error {
+		return s.Add(Options{App: root + "/bin/app", Image: "new", RunAs: "root", Unit: "two"}, true)
+	}},
+	{"replace a service with none", func(t *testing.T, root string) {
+		add(t, root, Options{App: root + "/bin/app", Image: "old", RunAs: "root", Unit: "app"})
+	}, func(s *Store, root string) error {
+		return s.Add(Options{App: root + "/bin/app", Image: "new", RunAs: "root"}, true)
+	}},
+	{"remove a service", func(t *testing.T, root string) {
+		add(t, root, Options{App: root + "/bin/app", Image: "old", RunAs: "root", Unit: "app"})
+		add(t, root, Options{App: root + "/bin/other", Image: "old", RunAs: "root", Unit: "other"})
+	}, func(s *Store, root string) error {
+		_, err := s.Remove("app", "", false)
+		return err
+	}},
 	{"remove by force", func(t *testing.T, root string) {
 		add(t, root, Options{App: root + "/bin/app", Image: "old", RunAs: "root"})
 		put(t, root+"/flakes/app.yaml", "\t")
@@ -258,6 +302,9 @@ func TestEveryCut(t *testing.T) {
 					break // there are no more operations
 				}
 				cuts++
+				if !strings.HasPrefix(c.name, "remove") { // there it goes after the flake
+					visibleUnit(t, root)
+				}
 				if got := relative(root, visible(t, root)); got != seenBefore && got != seenAfter {
 					t.Errorf("%s, %s at %d: anybody sees\n%s, want\n%s or\n%s", c.name, mode, n, got, seenBefore, seenAfter)
 				}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/unit"
 )
 
 // journal is what belongs to a change besides NAME.yaml, and how to tell whether the change
@@ -24,6 +25,9 @@ type journal struct {
 	Gone    []string `json:"gone"`     // links that go with it
 	Folders []string `json:"folders"`  // that come with it, the highest first
 	DropIns bool     `json:"drop_ins"` // they go with it
+
+	Unit      string   `json:"unit"`       // comes with it; empty: none does
+	GoneUnits []string `json:"gone_units"` // go with it
 }
 
 func sum(text []byte) string { return fmt.Sprintf("%x", sha256.Sum256(text)) }
@@ -66,6 +70,7 @@ func (s *Store) finish(name string, j journal) error {
 		}
 	}
 	drop(s.fresh(name))
+	all = append(all, s.finishUnits(name, j, now == j.After))
 	var links []string
 	switch now {
 	case j.After:
@@ -141,5 +146,9 @@ func (j journal) ours(name string) journal {
 	other := func(link string) bool { return !filepath.IsAbs(link) || filepath.Base(link) != name }
 	j.Made, j.Gone = slices.DeleteFunc(j.Made, other), slices.DeleteFunc(j.Gone, other)
 	j.Folders = slices.DeleteFunc(j.Folders, func(dir string) bool { return !filepath.IsAbs(dir) })
+	if !unit.ValidName(j.Unit) {
+		j.Unit = ""
+	}
+	j.GoneUnits = slices.DeleteFunc(j.GoneUnits, func(u string) bool { return !unit.ValidName(u) })
 	return j
 }

@@ -27,7 +27,7 @@ func (m model) String() string {
 
 // TestAnyHistory registers and removes in any order, with runs that are killed or fail
 // anywhere. What is registered is always what the history says, and once the next run has
-// cleared up, there are commands for that and for nothing else.
+// cleared up, there are commands and units for that and for nothing else.
 func TestAnyHistory(t *testing.T) {
 	names, folders := []string{"a", "a.b", "b"}, []string{"x", "y/z"}
 	rapid.Check(t, func(t *rapid.T) {
@@ -45,7 +45,11 @@ func TestAnyHistory(t *testing.T) {
 			after := maps.Clone(m)
 			after[name] = [2]string{folder, image}
 			do := change{do: func(s *Store, _ string) error {
-				return s.Add(Options{App: app, Image: image, RunAs: "root"}, force)
+				o := Options{App: app, Image: image, RunAs: "root"}
+				if image == "i2" {
+					o.Unit = name + ".service2"
+				}
+				return s.Add(o, force)
 			}}
 			if remove {
 				delete(after, name)
@@ -74,6 +78,10 @@ func TestAnyHistory(t *testing.T) {
 			}
 			s.Close()
 			for _, n := range names {
+				_, err := os.Stat(root + "/flakes/units/" + n + ".service2.service")
+				if want := m[n][1] == "i2"; (err == nil) != want {
+					t.Fatalf("%s has a unit: %v, want %v", n, err == nil, want)
+				}
 				for _, f := range folders {
 					if want := m[n][0] == f; isLink(root+"/"+f+"/"+n) != want {
 						t.Fatalf("%s in %s has a command: %v, want %v", n, f, !want, want)

@@ -12,6 +12,10 @@
 // made before (the link, the folder) or removed after. A journal, the file .NAME.journal,
 // holds which these are; the next Open makes them agree with NAME.yaml, whichever it finds.
 //
+// A flake may have a unit of systemd (package unit), a file in the folder units beside the
+// registrations. The new one lies there under another name until the moment has come, and is
+// put in its place after it. A file of another flake is in the way.
+//
 // Only links to the launcher, files in the folder of registrations and empty folders that
 // were made here are ever removed or replaced: a command that is anything else is
 // [ErrInTheWay], forced or not. Drop-ins in NAME.d are kept when a flake is registered again
@@ -52,6 +56,9 @@ const lockFile = ".lock"
 // Store is a folder of registrations, locked.
 type Store struct {
 	Left []error // what of earlier runs could not be cleared up
+	// Stop is called, if it is set, with each unit that is to go, before anything has changed.
+	// Without force, nothing changes where it fails.
+	Stop func(name string) error
 
 	dir  string
 	lock *os.File

@@ -104,12 +104,82 @@ func TestOptionsRefused(t *testing.T) {
 		{func(o *registration.Options) { o.Base, o.Layers = "b", []string{"-x"} }, "not the name of a container"},
 		{func(o *registration.Options) { o.Resume, o.Attach = true, true }, "exclude each other"},
 		{func(o *registration.Options) { o.Podman = []string{"-e A=\x00"} }, "is no text"},
+		{func(o *registration.Options) { o.Unit, o.Resume = "x", true }, "a container that stays is no service"},
+		{func(o *registration.Options) { o.Unit, o.Attach = "x", true }, "a container that stays is no service"},
+		{func(o *registration.Options) { o.Notify = true }, "no unit that waits"},
+		{func(o *registration.Options) { o.Unit = "x@" }, `unit "x@": it cannot be that of a service`},
+		{func(o *registration.Options) { o.Unit = "../x" }, "cannot be that of a service"},
+		{func(o *registration.Options) { o.Unit, o.App = "x", "/bin/a b" }, `command "/bin/a b": it cannot be that of a service`},
 	} {
 		o := registration.Options{App: "/bin/x", Image: "img", RunAs: "root"}
 		c.change(&o)
 		if text, err := o.Text(); !errors.Is(err, registration.ErrOptions) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("Text of %+v = %q, %v, want %q", o, text, err, c.want)
 		}
+	}
+}
+
+func TestUnitText(t *testing.T) {
+	o := registration.Options{App: "/bin/x", Image: "img", RunAs: "root", Unit: "xd", Notify: true}
+	text, err := o.Text()
+	if err != nil || !strings.Contains(string(text), "- -ti\n      - --sdnotify=container\n") || len(o.Podman) > 0 {
+		t.Errorf("Text of one that says when it is ready = %s, %v", text, err)
+	}
+	for _, c := range []struct{ option, want string }{
+		{"--sdnotify=ignore", "Type=exec\n"}, {"--sdnotify ignore", "Type=exec\n"}, {"--sdnotify=container", "Type=notify\n"}, {"-i", "Type=notify\n"},
+	} {
+		o.Podman = []string{c.option}
+		unit, err := o.UnitText()
+		text, err2 := o.Text()
+		if err := errors.Join(err, err2); err != nil || !strings.Contains(string(unit), c.want) || strings.Count(string(text), "sdnotify") != 1 {
+			t.Errorf("with %s: %v\n%s\n%s, want %s", c.option, err, unit, text, c.want)
+		}
+	}
+}
+
+// A unit of another flake is in the way, and one that does not stop keeps its flake.
+func TestUnitsInTheWay(t *testing.T) {
+	root := t.TempDir()
+	s, err := registration.Open(t.Context(), root+"/flakes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	of := func(name, unit string) registration.Options {
+		return registration.Options{App: root + "/bin/" + name, Image: "img", RunAs: "root", Unit: unit}
+	}
+	if err := s.Add(of("a", "one"), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Add(of("b", "one"), true); !errors.Is(err, registration.ErrInTheWay) {
+		t.Errorf("the unit of another flake: %v, want ErrInTheWay", err)
+	}
+	if err := os.WriteFile(root+"/flakes/units/mine.service", []byte("[Service]\nExecStart=/bin/true\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Add(of("b", "mine"), true); !errors.Is(err, registration.ErrInTheWay) {
+		t.Errorf("a unit that is not ours: %v, want ErrInTheWay", err)
+	}
+	var stopped []string
+	s.Stop = func(name string) error {
+		stopped = append(stopped, name)
+		return errors.New("it hangs")
+	}
+	if _, err := s.Remove("a", "", false); err == nil || !strings.Contains(err.Error(), "stop unit one.service: it hangs") {
+		t.Errorf("Remove = %v, want that the unit does not stop", err)
+	}
+	if _, err := os.Stat(root + "/flakes/units/one.service"); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Remove("a", "", true); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"one", "one"}, stopped); diff != "" {
+		t.Errorf("stopped (-want +got):\n%s", diff)
+	}
+	left, err := os.ReadDir(root + "/flakes/units")
+	if err != nil || len(left) != 1 || left[0].Name() != "mine.service" {
+		t.Errorf("left: %v, %v, want what is not ours", left, err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/unit"
 )
 
 // Options is a flake that is to be registered.
@@ -28,6 +29,9 @@ type Options struct {
 	RunAs     string   // root, or whoever calls
 	Resume    bool
 	Attach    bool
+	Unit      string // name of a unit of systemd, without .service; empty: it has none
+	User      bool   // that is one of a user's
+	Notify    bool   // the application of the unit says itself that it is ready
 }
 
 // ErrOptions says that a flake like this cannot be registered.
@@ -53,6 +57,15 @@ func (o *Options) Check() error {
 		return bad("layers need a base")
 	case o.Resume && o.Attach:
 		return bad("resume and attach exclude each other")
+	case o.Unit != "" && (o.Resume || o.Attach):
+		return bad("a container that stays is no service")
+	case o.Unit == "" && o.Notify:
+		return bad("it has no unit that waits until it is ready")
+	}
+	if u := o.service(); u != nil {
+		if err := u.Check(); err != nil {
+			return fmt.Errorf("flake %q: %w: %w", o.Name(), ErrOptions, err)
+		}
 	}
 	for _, name := range slices.Concat([]string{o.Image, o.Base}, o.Layers) {
 		if strings.HasPrefix(name, "-") {
@@ -91,9 +104,16 @@ func (o *Options) Text() ([]byte, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	options := o.Podman
+	options := slices.Clone(o.Podman)
 	if len(options) == 0 {
 		options = []string{"-ti"}
+	}
+	if o.Unit != "" && o.sdnotify() == "" {
+		who := "conmon" // the service is ready when its container runs
+		if o.Notify {
+			who = "container"
+		}
+		options = append(options, "--sdnotify="+who)
 	}
 	doc := keys(
 		"include", keys("tar", list(o.Tar), "path", list(o.Path)),
@@ -125,6 +145,32 @@ func (o *Options) Text() ([]byte, error) {
 		return nil, fmt.Errorf("write registration: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// service is the flake as a service; nil if it is none.
+func (o *Options) service() *unit.Unit {
+	if o.Unit == "" {
+		return nil
+	}
+	return &unit.Unit{Name: o.Unit, Flake: o.Name(), Command: o.App, User: o.User, Silent: o.sdnotify() == "ignore"}
+}
+
+// UnitText is the file of its unit.
+func (o *Options) UnitText() ([]byte, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	return o.service().Text()
+}
+
+// sdnotify is what podman's options say of who tells that the container is ready.
+func (o *Options) sdnotify() (who string) {
+	for _, p := range o.Podman {
+		if rest, ok := strings.CutPrefix(p, "--sdnotify"); ok && rest != "" && strings.ContainsRune("= ", rune(rest[0])) {
+			who = rest[1:]
+		}
+	}
+	return who
 }
 
 // keys makes a mapping of pairs of a key and its *yaml.Node.

@@ -117,7 +117,7 @@ func TestRegistration(t *testing.T) {
 		}
 		got := strings.Join(l.Run("localhost/fleet"), " ")
 		const want = "/usr/bin/podman --root /run/eos/flakes/storage --runroot /run/eos/flakes/run --storage-driver overlay " +
-			"--storage-opt additionalimagestore=/usr/lib/eos/containers --events-backend none run --rm --pull=never --label eos.flake=fleet --name flake.fleet_.1 --init --log-driver=passthrough --read-only --cgroups disabled --network host --cap-drop all " +
+			"--storage-opt additionalimagestore=/usr/lib/eos/containers --events-backend none run --rm --pull=never --label eos.flake=fleet --name flake.fleet_.1 --init --init-path=/usr/bin/tini-static --log-driver=passthrough --read-only --cgroups disabled --network host --cap-drop all " +
 			"--security-opt no-new-privileges --volume /run:/run --volume /run/eos:/run/eos:ro " +
 			"--volume /var/lib/eos/fleet:/var/lib/eos/fleet --volume /etc/machine-id:/etc/machine-id:ro " +
 			"--volume /usr/lib/os-release:/etc/os-release:ro --volume /usr/share/eos/build.json:/usr/share/eos/build.json:ro " +

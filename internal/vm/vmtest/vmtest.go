@@ -61,6 +61,7 @@ type Config struct {
 	CPUs         int       // 0: 2
 	DiskSize     int64     // 0: as large as the image
 	RegistrySize int64     // of a second, empty disk; 0: none
+	GPU          bool      // a graphics card
 	LAN          int       // port of a network with other machines; 0: none
 
 	User string // for ssh; empty: root
@@ -241,7 +242,7 @@ func (v *VM) start(t testing.TB, from *Snapshot) {
 	}
 	c := vm.Config{
 		Name: v.Name, Memory: v.config.Memory, CPUs: v.config.CPUs, Accel: accel, Bound: true,
-		RegistrySize: v.config.RegistrySize, LAN: v.config.LAN, Note: t.Logf,
+		RegistrySize: v.config.RegistrySize, LAN: v.config.LAN, GPU: v.config.GPU, Note: t.Logf,
 		Kernel: v.config.Kernel, Initrd: v.config.Initrd, Append: v.config.Append,
 	}
 	if v.disk != nil {
