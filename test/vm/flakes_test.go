@@ -201,7 +201,13 @@ func ofUser(t *testing.T, v *vmtest.VM) {
 // service runs mosquitto as a unit.
 func service(t *testing.T, v *vmtest.VM) {
 	register(t, v, `broker --container mosquitto --base basesystem --target /usr/sbin/mosquitto --opt '\--network host' --unit broker --unit-notify`)
-	t.Skip("not yet")
+	v.MustSSH(t, "systemctl start broker")
+	if got := v.MustSSH(t, "systemctl is-active broker; ss -Hltn sport = :1883 | wc -l"); !strings.HasPrefix(got, "active\n") || strings.HasSuffix(got, "\n0") {
+		t.Errorf("the service after its start: %s", got)
+	}
+	v.MustSSH(t, "systemctl restart broker && journalctl --sync && journalctl -u broker -o cat | grep -q 'mosquitto version'")
+	v.MustSSH(t, "systemctl stop broker && [ $(systemctl show -P Result broker) = success ] && ! systemctl -q is-failed broker")
+	wantNothingLeft(t, v)
 }
 
 // graphics has weston draw on the card of the machine.

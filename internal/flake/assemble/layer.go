@@ -287,7 +287,9 @@ func (l *layerWriter) entry(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeDir && (l.written[name] == tar.TypeDir || l.keptLink(name)) {
 		return nil
 	}
-	h.Name, h.Xattrs = name, nil //nolint:staticcheck // they are in the records too, which are looked at
+	h.Name = name
+	//lint:ignore SA1019 the reader fills it, and the writer does not take both
+	h.Xattrs = nil
 	h.Uid, h.Gid = l.owner(h.Uid, h.Gid)
 	if h.Typeflag == tar.TypeGNUSparse {
 		h.Typeflag = tar.TypeReg
