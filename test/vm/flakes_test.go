@@ -230,7 +230,7 @@ func flakeCuts(t *testing.T, v *vmtest.VM, n int) {
 		v.MustSSH(t, `systemd-run --quiet sh -c 'while :; do `+bin+`shell -c "echo x >/x; sync" </dev/null; done'
 			systemd-run --quiet sh -c 'while :; do `+bin+`stay -c "date >>/dates; sync" </dev/null; done'
 			systemd-run --quiet sh -c 'i=0; while i=$((i+1)); do flake-ctl podman register --container basesystem --target /usr/bin/true --app `+bin+`new$i; sleep 1; done'
-			systemd-run --quiet sh -c 'while :; do flake-ctl podman register --force --container lynx --base basesystem --target /usr/bin/lynx --app `+bin+`lynx --opt "\-i"; done'`)
+			systemd-run --quiet sh -c 'while :; do flake-ctl podman register --force --container lynx --base basesystem --target /usr/bin/lynx --app `+bin+`lynx --opt "\-i" --opt "\--network none"; done'`)
 		at := 1 + rnd.Int64N(3000)
 		stopped := v.Disk().StopAt(at)
 		select {
