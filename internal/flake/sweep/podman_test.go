@@ -60,7 +60,7 @@ func TestPodman(t *testing.T) {
 	h.Run(cuts)
 	was := strings.Fields(h.Run("podman ps --all --external --format '{{.Names}}'"))
 	t.Logf("%d containers, of half of which there is only storage: %d", len(was), strings.Count(h.Run("podman ps --all --external --format '{{.Status}}'"), "Storage"))
-	s.Young = time.Hour
+	s.Young = 10 * time.Minute
 	if got, err := s.Leftovers(t.Context()); err != nil || len(got) > 0 {
 		t.Errorf("Leftovers that are young = %v, %v", got, err)
 	}

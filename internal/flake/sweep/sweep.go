@@ -4,8 +4,8 @@
 //
 // [Store.Leftovers] removes the first. A container is one if it is of a flake, is not one
 // that stays, and has no process; or if podman has it in its storage and knows nothing more of
-// it, as when it was cut off while it made it. What is younger than a minute may be about to
-// start, and is left. [Store.OfFlake] removes the second, whatever they do.
+// it, as when it was cut off while it made it. What is younger than a minute, and than this start
+// of the system, may be about to start, and is left. [Store.OfFlake] removes the second, whatever they do.
 //
 // Of a container that was cut off in the moment between its layer and its entry in the storage
 // an empty layer is left, which belongs to nobody and is not removed.
@@ -28,6 +28,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/flake"
@@ -65,7 +67,7 @@ func (s *Store) Leftovers(ctx context.Context) ([]Container, error) {
 	}
 	var out []Container
 	var problems []error
-	for _, c := range leftovers(all, time.Now(), s.Young, alive) {
+	for _, c := range leftovers(all, time.Now(), youth(s.Young), alive) {
 		if c.State == "running" && s.minded(ctx, c.ID) {
 			continue
 		}
@@ -174,6 +176,16 @@ func (s *Store) empty() bool {
 		}
 	}
 	return true
+}
+
+// youth is how old a container is that cannot be about to start: at most as old as this start of
+// the system, since nobody is at work on what was there before.
+func youth(young time.Duration) time.Duration {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return young
+	}
+	return min(young, time.Duration(info.Uptime)*time.Second)
 }
 
 // leftovers are the containers that were left. A time that is not reached yet says that the

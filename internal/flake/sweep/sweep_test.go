@@ -192,3 +192,14 @@ func TestForget(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What was there before the system was started is not about to start, however young it is.
+func TestYouth(t *testing.T) {
+	if got := youth(time.Second); got != time.Second {
+		t.Errorf("youth(1s) = %v on a system that has been up for longer", got)
+	}
+	const forever = 1 << 62
+	if got := youth(forever); got == forever || got <= 0 {
+		t.Errorf("youth(for ever) = %v, want how long the system has been up", got)
+	}
+}
