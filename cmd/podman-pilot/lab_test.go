@@ -35,7 +35,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p "$D/scratch"
 mount -t tmpfs -o mode=0755 tmpfs "$D/scratch"
 cd "$D/scratch"
-mkdir -p usr usrwork etc etcwork
+mkdir -p usr/bin usrwork etc etcwork
+cp "$D/podman-pilot" usr/bin
 mount -t overlay overlay -o "lowerdir=/usr,upperdir=$D/scratch/usr,workdir=$D/scratch/usrwork" /usr
 mount -t overlay overlay -o "lowerdir=/etc,upperdir=$D/scratch/etc,workdir=$D/scratch/etcwork" /etc
 mount -t tmpfs -o mode=0755 tmpfs /run

@@ -150,7 +150,7 @@ func (l *Launch) Run(image string) []string {
 	}
 	if l.Terminal {
 		// The default keys to detach with would hold back what is typed.
-		argv = append(argv, "--tty", "--detach-keys=")
+		argv = append(append(argv, "--tty", "--detach-keys="), l.term()...)
 	}
 	switch {
 	case l.Given.Has("--log-driver", "--detach", "-d"):
@@ -232,12 +232,17 @@ func (l *Launch) Exec() []string {
 		argv = append(argv, "--interactive")
 	}
 	if l.Terminal {
-		argv = append(argv, "--tty", "--detach-keys=")
-		if term := l.s.Getenv("TERM"); term != "" {
-			argv = append(argv, "--env", "TERM="+term)
-		}
+		argv = append(append(argv, "--tty", "--detach-keys="), l.term()...)
 	}
 	return append(append(argv, l.Name), l.Command()...)
+}
+
+// term tells the application what terminal it has.
+func (l *Launch) term() []string {
+	if term := l.s.Getenv("TERM"); term != "" {
+		return []string{"--env", "TERM=" + term}
+	}
+	return nil
 }
 
 // Command is the application with its arguments, where the image says nothing of it.

@@ -115,7 +115,7 @@ func TestRun(t *testing.T) {
 		change func(*flake.Situation)
 		want   string
 	}{
-		{"at a terminal", flakeOf(), "-v x", atTerminal, run + "--interactive|--tty|--detach-keys=|--log-driver=none|" + program + "|-v|x"},
+		{"at a terminal", flakeOf(), "-v x", atTerminal, run + "--interactive|--tty|--detach-keys=|--env|TERM=xterm|--log-driver=none|" + program + "|-v|x"},
 		{"in a pipe", flakeOf(), "", nil, run + "--interactive|" + through + program},
 		{"no input", flakeOf(with("--net host")), "", nil, run + through + "--net|host|" + program},
 		{"image's program", flakeOf(target("/")), "x", nil, strings.Replace(run, "--init|--init-path=/usr/bin/tini-static|", "", 1) + "--interactive|" + through + "img|x"},

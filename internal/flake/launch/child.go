@@ -61,6 +61,10 @@ func (j *job) run(argv []string, c child) (end, error) {
 		}
 	}
 	signal.Notify(j.signals, passed(j.Terminal)...)
+	if j.Terminal && c.guest {
+		signal.Notify(j.signals, syscall.SIGWINCH)
+		j.signals <- syscall.SIGWINCH // it may have changed already
+	}
 	if err := x.Start(); err != nil {
 		streams.close()
 		return end{}, fmt.Errorf("run %s: %w", argv[0], err)
@@ -107,9 +111,12 @@ func (j *job) wait(p *os.Process, c child) (*os.ProcessState, error) {
 		case len(kept) == 0:
 		case c.pidFile == "" || runs(readPid(c.pidFile)) || time.Now().After(deadline):
 			for _, number := range kept {
-				if number == syscall.SIGTSTP && !j.Terminal {
+				switch {
+				case number == syscall.SIGTSTP && !j.Terminal:
 					pause(p, c)
-				} else {
+				case number == syscall.SIGWINCH && j.Terminal:
+					resize(readPid(c.pidFile))
+				default:
 					_ = p.Signal(number) // it may have ended meanwhile
 				}
 			}

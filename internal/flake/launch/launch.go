@@ -27,6 +27,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -233,7 +234,7 @@ func (j *job) pull(ctx context.Context, name string) error {
 	if err := command.Run(ctx, j.command(j.Podman("image", "exists", name))); err == nil {
 		return nil
 	} else if !errors.As(err, &failed) || failed.Status != 1 {
-		return err
+		return fmt.Errorf("find container %s: %w", name, err)
 	}
 	j.Note("fetching container %s", name)
 	o := fetch.Options{Name: name, Command: j.command(j.Podman("pull", name))}
@@ -275,11 +276,12 @@ func (j *job) path(ending string) string {
 type container struct {
 	id      string // empty: there is none
 	running bool
+	pid     int // of its first process, if it runs
 }
 
 // inspect asks podman for the container.
 func (j *job) inspect(ctx context.Context) (container, error) {
-	argv := j.Podman("container", "inspect", "--format", "{{.Id}} {{.State.Status}}", j.Name)
+	argv := j.Podman("container", "inspect", "--format", "{{.Id}} {{.State.Status}} {{.State.Pid}}", j.Name)
 	j.Debug(argv)
 	out, err := command.Output(ctx, j.command(argv))
 	var failed *command.Error
@@ -289,11 +291,20 @@ func (j *job) inspect(ctx context.Context) (container, error) {
 	if err != nil {
 		return container{}, err
 	}
-	id, state, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
-	if !validID(id) {
+	c, ok := parseContainer(string(out))
+	if !ok {
 		return container{}, fmt.Errorf("ask podman for container %s: it says %.100q", j.Name, out)
 	}
-	return container{id, state == "running"}, nil
+	return c, nil
+}
+
+func parseContainer(text string) (c container, ok bool) {
+	f := strings.Fields(text)
+	if len(f) != 3 || !validID(f[0]) {
+		return container{}, false
+	}
+	pid, err := strconv.Atoi(f[2])
+	return container{f[0], f[1] == "running", pid}, err == nil && pid >= 0
 }
 
 // remove takes out a container that would stay, if the call says so.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -24,8 +25,12 @@ import (
 // started. Otherwise, under the lock, podman is asked, and starts or makes it. A container
 // may end between the look and the start: then it is looked for again.
 func (j *job) resume(ctx context.Context) (int, error) {
-	for range 3 {
+	for range 5 {
 		id, err := j.running(ctx)
+		if errors.Is(err, errGone) {
+			time.Sleep(100 * time.Millisecond) // somebody is removing it
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -59,28 +64,80 @@ func (j *job) running(ctx context.Context) (string, error) {
 		return id, nil // somebody else has started it
 	}
 	have, err := j.inspect(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return "", err
-	case have.id == "":
-		var image string
+	}
+	id, err := j.start(ctx, have)
+	if err != nil {
+		return "", err
+	}
+	return id, renameio.WriteFile(cid, []byte(id), 0o600)
+}
+
+// start makes or starts the container. It is not disturbed: podman that is leaves parts.
+func (j *job) start(ctx context.Context, have container) (id string, err error) {
+	if have, err = j.whole(ctx, have); err != nil {
+		return "", err
+	}
+	var image string
+	if have.id == "" {
 		if image, err = j.image(ctx); err != nil {
 			return "", err
 		}
+	}
+	ctx = context.WithoutCancel(ctx)
+	switch {
+	case have.id == "":
 		err = j.quiet(ctx, j.Keep(image))
 	case !have.running:
 		err = j.quiet(ctx, j.Podman("start", j.Name))
 	}
-	if err != nil {
+	now, failed := j.inspect(ctx)
+	switch {
+	case failed != nil:
+		return "", errors.Join(err, failed)
+	case now.id == "" && have.id != "":
+		j.end(ctx, have.id)
+		return "", errGone
+	case err != nil:
 		return "", sleepless(err)
-	}
-	if have, err = j.inspect(ctx); err != nil {
-		return "", err
-	}
-	if !have.running {
+	case now.id == "":
+		return "", errGone
+	case !now.running:
 		return "", errors.New("its container does not stay: it needs the program sleep")
 	}
-	return have.id, renameio.WriteFile(cid, []byte(have.id), 0o600)
+	return now.id, nil
+}
+
+// noticed is how long podman has to notice that a container has ended.
+const noticed = 5 * time.Second
+
+// whole takes out a container that was killed together with what podman has beside it: podman
+// takes it for one that runs, and neither starts nor stops it any more.
+func (j *job) whole(ctx context.Context, have container) (container, error) {
+	broken := func() bool { return have.id != "" && have.pid > 0 && startTime(have.pid) == 0 }
+	for deadline := time.Now().Add(noticed); broken() && time.Now().Before(deadline); {
+		time.Sleep(100 * time.Millisecond)
+		var err error
+		if have, err = j.inspect(ctx); err != nil {
+			return have, err
+		}
+	}
+	if !broken() {
+		return have, nil
+	}
+	j.Note("its container was killed and is made anew; what was written in it is gone")
+	o := order{Remove: j.Podman("rm", "--force", "--time=0", "--ignore", j.Name), Child: -1}
+	return container{}, o.do(j.env)
+}
+
+// end ends a container that podman has forgotten, as it may one that is started while it is
+// removed.
+func (j *job) end(ctx context.Context, id string) {
+	prefix, ok := within()
+	if ok && loadState(id) != nil {
+		_ = j.quiet(ctx, append(prefix, crun, "delete", "--force", id)) // what is left is podman's
+	}
 }
 
 // sleepless says what is missing in a container that cannot stay.
@@ -201,7 +258,7 @@ func (j *job) enter(ctx context.Context, id string) (int, error) {
 // The runtime has said why.
 func notStarted(why string, runs bool) (int, error) {
 	switch {
-	case !runs:
+	case !runs, strings.Contains(why, "No such process"):
 		return 0, errGone
 	case strings.Contains(why, "No such file or directory"), strings.Contains(why, "not found"):
 		return 127, nil

@@ -83,7 +83,7 @@ func do(verb, value string) {
 	case "size":
 		fmt.Println(size())
 	case "resized":
-		resized()
+		resized(value)
 	case "terminal":
 		fmt.Println(isTerminal(0), isTerminal(1), isTerminal(2))
 	case "show":
@@ -125,12 +125,11 @@ func size() string {
 	return fmt.Sprint(w.rows, "x", w.columns)
 }
 
-func resized() {
+func resized(to string) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGWINCH)
 	fmt.Println("ready")
-	before := size()
-	for size() == before {
+	for size() != to {
 		<-c
 	}
 	fmt.Println(size())
