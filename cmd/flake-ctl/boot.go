@@ -17,11 +17,17 @@ where systemd does not look for any. It may be called again at any time.`,
 	}
 }
 
-// cleanTime is how long services wait for podman to clear up.
-const cleanTime = 2 * time.Minute
+// Services wait for podman to clear up, and the system waits for all of this before it is
+// held to be healthy.
+const (
+	cleanTime = time.Minute
+	bootTime  = 100 * time.Second
+)
 
 // runBoot is called by flakes-boot.service. What goes wrong with one thing keeps it from no other.
 func (a *app) runBoot(ctx context.Context) error {
+	ctx, cancelAll := context.WithTimeout(ctx, bootTime)
+	defer cancelAll()
 	w, err := a.where(false)
 	if err != nil {
 		return err

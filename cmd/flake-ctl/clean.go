@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -86,16 +85,4 @@ func (a *app) stores(w where, usable bool) []sweep.Store {
 func (a *app) storeRoot(w where) string {
 	files := append([]string{w.storage, os.Getenv("CONTAINERS_STORAGE_CONF")}, a.at.storageConf...)
 	return sweep.Root(files, a.at.uid != 0)
-}
-
-// running is where launchers keep what they know.
-func running(uid int) string {
-	if uid == 0 {
-		return "/run/flakes/0"
-	}
-	dir := os.Getenv("XDG_RUNTIME_DIR")
-	if dir == "" {
-		dir = fmt.Sprintf("/run/user/%d", uid)
-	}
-	return filepath.Join(dir, "flakes")
 }

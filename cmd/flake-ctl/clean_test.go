@@ -29,9 +29,9 @@ func TestClean(t *testing.T) {
 		t.Errorf("podman was called: %s", calls)
 	}
 	s.put("store/overlay-containers/volatile-containers.json", "[{}]")
-	s.put("store/tmp/flake-1/x", "")
+	s.put("store/tmp/flake.unfinished-1/x", "")
 	s.put("registry/flakes/.cut.journal", "{")
-	s.want("clean", cli.OK, "removed container flake.app_.1\nremoved container flake.app_.3\nremoved folder R/store/tmp/flake-1\n", "")
+	s.want("clean", cli.OK, "removed container flake.app_.1\nremoved container flake.app_.3\nremoved folder R/store/tmp/flake.unfinished-1\n", "")
 	s.wantCalls(psAll + "|rm --force --time=0 f1\n|rm --force --time=0 f3\n")
 	if got := s.read("registry/flakes/.cut.journal"); !strings.Contains(got, "no such file") {
 		t.Errorf("a registration that was cut off: %s", got)
@@ -79,10 +79,10 @@ func TestForget(t *testing.T) {
 	s.want("podman register --container img --base b --app R/bin/app --resume --force", cli.OK, "", "container flake.app of the flake before stays, and is entered; app %remove starts afresh\n")
 	s.want("podman register --container img --base b --app R/bin/app --force", cli.OK, "", "podman rm --force flake.app removes it\n")
 	s.wantCalls(psAll + psAll)
-	s.put("run/flakes/app.cid", "")
+	s.put("run/flakes/flake.app.cid", "")
 	s.want("podman remove --app R/bin/app", cli.OK, "", "") // app2 has the same images
 	s.wantCalls(psAll + "|rm --force f1\n|rm --force f2\n")
-	if got := s.read("run/flakes/app.cid"); !strings.Contains(got, "no such file") {
+	if got := s.read("run/flakes/flake.app.cid"); !strings.Contains(got, "no such file") {
 		t.Errorf("app.cid: %s", got)
 	}
 	s.put("image", "[ $2 != rm ] || { echo Error: in use >&2; exit 2; }\n")

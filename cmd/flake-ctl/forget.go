@@ -22,13 +22,12 @@ func (a *app) assembled(w where, name string) string {
 	return assemble.Repository(r)
 }
 
-// forget removes what there is of a flake that was taken out: its containers, what launchers
-// know of it, and the images in repository, where that is set and no other flake has them.
+// forget removes what there is of a flake that was taken out: its containers, and the images in repository, where that is set and no other flake has them.
 func (a *app) forget(ctx context.Context, w where, name, repository string) error {
 	var problems []error
 	for _, s := range a.stores(where{dir: w.dir, storage: w.storage}, true) {
 		_, err := s.OfFlake(ctx, name)
-		problems = append(problems, err, s.Forget(name))
+		problems = append(problems, err)
 		if err == nil && repository != "" && !a.shared(w, repository) {
 			problems = append(problems, a.removeAssembled(ctx, w, s, repository))
 		}

@@ -41,8 +41,7 @@ func (a *app) runLoad(ctx context.Context, given string) error {
 	if err := command.Run(ctx, c); err != nil {
 		return fmt.Errorf("load %s: %w", file, err)
 	}
-	a.prune(ctx, w)
-	return nil
+	return a.settle(ctx, w)
 }
 
 // findArchive returns the file of this name, or the last whose name begins with it.

@@ -16,6 +16,7 @@ import (
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/flake"
 	"github.com/OSInside/eos/internal/flake/fetch"
+	"github.com/OSInside/eos/internal/flake/launch"
 	"github.com/OSInside/eos/internal/flake/registration"
 	"github.com/OSInside/eos/internal/flake/sweep"
 	"github.com/OSInside/eos/internal/flake/unit"
@@ -26,6 +27,7 @@ import (
 // place is where the program finds things; tests give others.
 type place struct {
 	dir, shipped, registry string
+	systemConf             string   // storage.conf of the system's podman; empty: podman's own choice
 	memory                 string   // podman's store in memory
 	storageConf            []string // settings of podman's store, the first that is there counts
 	running                string   // where launchers keep what they know
@@ -39,9 +41,13 @@ type place struct {
 }
 
 func thisPlace() (place, error) {
+	config, err := flake.LoadConfig(flake.ConfigFile)
+	if err != nil {
+		return place{}, err
+	}
 	at := place{
-		dir: flake.Dir, shipped: flake.ShippedDir, registry: registrystate.File, memory: flake.InMemory()[1],
-		storageConf: []string{"/etc/containers/storage.conf", "/usr/share/containers/storage.conf"}, running: running(os.Getuid()), young: sweep.Young,
+		dir: config.Dir, systemConf: config.StorageConf, shipped: flake.ShippedDir, registry: registrystate.File, memory: flake.InMemory()[1],
+		storageConf: []string{"/etc/containers/storage.conf", "/usr/share/containers/storage.conf"}, running: launch.Folder(), young: sweep.Young,
 		uid: os.Getuid(), login: "root", home: "/root", chroot: inChroot(), podman: []string{flake.Podman}, patience: fetch.Patience,
 	}
 	if at.uid == 0 {
@@ -102,7 +108,7 @@ type where struct {
 	dir     string // registrations
 	shipped string // those of the image; none for a user
 	runas   string
-	storage string // storage.conf of a user's podman
+	storage string // storage.conf of podman; empty: its own choice
 }
 
 // configFile is that of a user.
@@ -117,7 +123,7 @@ func (a *app) where(isUser bool) (where, error) {
 	if isUser && a.at.uid != 0 {
 		return a.whereUser()
 	}
-	w := where{dir: a.at.dir, shipped: a.at.shipped, runas: a.at.login}
+	w := where{dir: a.at.dir, shipped: a.at.shipped, runas: a.at.login, storage: a.at.systemConf}
 	st, err := os.Lstat(w.dir)
 	if err != nil || st.Mode()&fs.ModeSymlink == 0 {
 		return w, nil

@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/OSInside/eos/internal/cli"
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/flake/assemble"
 	"github.com/OSInside/eos/internal/flake/fetch"
 )
 
@@ -39,8 +42,7 @@ func (a *app) runPull(ctx context.Context, uri string) error {
 	if err := fetch.Pull(ctx, fetch.Options{Name: uri, Command: c, Stderr: a.env.Stderr, Patience: a.at.patience}); err != nil {
 		return fetched(err)
 	}
-	a.prune(ctx, w)
-	return nil
+	return a.settle(ctx, w)
 }
 
 // fetched gives the error its code.
@@ -52,6 +54,19 @@ func fetched(err error) error {
 		return cli.Refuse(cli.Refused, err, "/etc/containers/policy.json says what may be fetched; it comes with the image description")
 	}
 	return err
+}
+
+// settle has what was fetched on the disk, and removes what it has replaced. Podman flushes its
+// tables, not the files of layers: after a power cut there would be a container without them.
+func (a *app) settle(ctx context.Context, w where) error {
+	a.prune(ctx, w)
+	if root := a.storeRoot(w); root != "" {
+		if _, err := os.Stat(root); err == nil {
+			return assemble.Store{root}.Sync()
+		}
+	}
+	unix.Sync()
+	return nil
 }
 
 // prune removes what the container was before, if it has no name any more.

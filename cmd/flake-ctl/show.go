@@ -62,7 +62,7 @@ func (a *app) instances(ctx context.Context, w where, registry bool, configs []f
 	if registry {
 		calls = append(calls, a.podman(w, ps...))
 	}
-	if _, err := os.Stat(a.at.memory); err == nil && w.storage == "" {
+	if _, err := os.Stat(a.at.memory); err == nil && w.shipped != "" {
 		calls = append(calls, a.podman(w, append(flake.InMemory(), ps...)...))
 	}
 	all := []instanceRecord{}

@@ -2,10 +2,8 @@ package containerkeep
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,9 +19,6 @@ import (
 
 // StoreDir is where the slot has its images.
 const StoreDir = "/usr/lib/eos/containers"
-
-// maxTable bounds a table of a store.
-const maxTable = 64 << 20
 
 // Options says which stores there are. The zero value is the device.
 type Options struct {
@@ -54,10 +49,10 @@ func Keep(ctx context.Context, o Options) (Plan, error) {
 func (o *Options) keep(ctx context.Context) (Plan, error) {
 	var images []Image
 	var slot, writable []Layer
-	if err := table(filepath.Join(o.Store, "overlay-images/images.json"), &images); err != nil || len(images) == 0 {
+	if err := assemble.ReadTable(filepath.Join(o.Store, "overlay-images/images.json"), &images); err != nil || len(images) == 0 {
 		return Plan{}, err
 	}
-	if err := table(filepath.Join(o.Store, "overlay-layers/layers.json"), &slot); err != nil {
+	if err := assemble.ReadTable(filepath.Join(o.Store, "overlay-layers/layers.json"), &slot); err != nil {
 		return Plan{}, err
 	}
 	graph, run, err := o.roots(ctx)
@@ -75,7 +70,7 @@ func (o *Options) keep(ctx context.Context) (Plan, error) {
 		return Plan{}, err
 	}
 	layers := filepath.Join(graph, "overlay-layers/layers.json")
-	if err := table(layers, &writable); err != nil {
+	if err := assemble.ReadTable(layers, &writable); err != nil {
 		return Plan{}, err
 	}
 	plan := MakePlan(writable, slot, images)
@@ -89,7 +84,7 @@ func (o *Options) keep(ctx context.Context) (Plan, error) {
 		if err := o.copyImages(ctx, graph, run, plan.Images); err != nil {
 			return plan, err
 		}
-		if err := table(layers, &writable); err != nil {
+		if err := assemble.ReadTable(layers, &writable); err != nil {
 			return plan, err
 		}
 	}
@@ -101,7 +96,7 @@ func (o *Options) keep(ctx context.Context) (Plan, error) {
 			return plan, err
 		}
 	}
-	return plan, syncFS(graph)
+	return plan, assemble.Store{graph}.Sync()
 }
 
 // dropAssembled removes the images that flakes are run from and that are put together again
@@ -109,7 +104,7 @@ func (o *Options) keep(ctx context.Context) (Plan, error) {
 // stays: podman does not remove it.
 func (o *Options) dropAssembled(ctx context.Context, graph string) error {
 	var images []Image
-	if err := table(filepath.Join(graph, "overlay-images/images.json"), &images); err != nil {
+	if err := assemble.ReadTable(filepath.Join(graph, "overlay-images/images.json"), &images); err != nil {
 		return err
 	}
 	for _, i := range images {
@@ -210,37 +205,4 @@ func (o *Options) link(graph, id string) error {
 		return err
 	}
 	return os.Symlink(target, name)
-}
-
-// table reads a table of a store. One that is not there is empty.
-func table(file string, into any) error {
-	f, err := os.Open(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxTable))
-	if err == nil && len(data) > 0 {
-		err = json.Unmarshal(data, into)
-	}
-	if err != nil {
-		return fmt.Errorf("read %s: %w", file, err)
-	}
-	return nil
-}
-
-// syncFS writes the file system of dir to its medium.
-func syncFS(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
 }

@@ -1,6 +1,7 @@
 package flake
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path"
@@ -127,6 +128,14 @@ func ContainerName(name, instance string) string {
 		}
 	}
 	return b.String()
+}
+
+// StateFile is the name of the file in which launchers keep something of a container.
+func StateFile(container, ending string) string {
+	if len(container) > 200 { // a name of a file has 255 bytes
+		container = fmt.Sprintf("flake-%x", sha256.Sum256([]byte(container)))
+	}
+	return container + ending
 }
 
 // Run is the command line of a plain flake. Podman's own exit status is then that of the

@@ -23,8 +23,10 @@ type folder struct {
 var deviceFolders = []folder{
 	{"eos", 0o755, "/var/lib/eos"},
 	{"tmp", os.ModeSticky | 0o777, "/var/tmp"},
-	{"home", 0o755, "/home"},
 }
+
+// homeFolder is for the folders of users, where the image has any.
+var homeFolder = folder{"home", 0o755, "/home"}
 
 // flakeFolders are in the active registry.
 var flakeFolders = []folder{
@@ -83,9 +85,6 @@ func (s *System) furnish(ctx context.Context, root string, builtin bool, machine
 	if err := makeFolders(root, s.ownFolders()); err != nil {
 		return err
 	}
-	if err := makeHomes(filepath.Join(root, "home"), "/home"); err != nil {
-		return err
-	}
 	state := filepath.Join(root, "eos")
 	if err := makeFolders(state, stateFolders); err != nil {
 		return err
@@ -94,6 +93,25 @@ func (s *System) furnish(ctx context.Context, root string, builtin bool, machine
 		return err
 	}
 	return s.keepMachineID(filepath.Join(root, machineIDFile), machineID)
+}
+
+// showHomes makes the folders of users appear, which are in the registry. No registry is held to
+// be broken for want of them, least of all a full one that a newer image wants them in.
+func (s *System) showHomes() error {
+	entries, err := os.ReadDir(homeFolder.at)
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err == nil {
+		err = makeFolders(builtinRoot, []folder{homeFolder})
+	}
+	if err == nil {
+		err = makeHomes(filepath.Join(builtinRoot, homeFolder.name), homeFolder.at)
+	}
+	if err != nil {
+		return err
+	}
+	return appear(builtinRoot, []folder{homeFolder})
 }
 
 // makeHomes makes in the registry what is missing of the folders of users that the image has.

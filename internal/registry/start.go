@@ -134,6 +134,9 @@ func (s *System) place(ctx context.Context) error {
 	if err := showHostKey(); err != nil {
 		s.note("show the ssh host key: %v", err)
 	}
+	if err := s.showHomes(); err != nil {
+		s.note("%v", err)
+	}
 	return appear(root, flakeFolders)
 }
 

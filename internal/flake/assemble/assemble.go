@@ -14,9 +14,9 @@
 // script that prints such a list (/systemfiles) runs in a container without a network, without
 // rights, as nobody, which has nothing but the allowed folders, read-only.
 //
-// Several may do this at once: a lock lets one make an image while the others wait for it. Cut
-// anywhere, it leaves a folder below the store that the next run removes, and at most an image
-// that podman prunes.
+// Several may do this at once: a lock lets one make an image while the others wait for it. An
+// image gets its name when all of it is on the disk. Cut anywhere, it leaves a folder below the
+// store, and an image named like that, which the next run removes.
 package assemble
 
 import (
@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/lockfile"
 )
 
 // Options is this machine, for one user.
@@ -59,6 +60,13 @@ const format = "1"
 // Names is where names of assembled images begin. A second part is a sum of what a flake
 // names, and the tag is one of what that was.
 const Names = "localhost/flake.assembled/"
+
+// While an image is made, its folder has a name that begins with Unfinished, below the folder
+// tmp of the store, and LockFile is locked in [Options.Dir].
+const (
+	Unfinished = "flake.unfinished-"
+	LockFile   = "assemble.lock"
+)
 
 // Repository returns the name that all images which were assembled for a flake have before
 // their tag.
@@ -100,11 +108,11 @@ func Ensure(ctx context.Context, r *flake.Registration, o Options) (string, erro
 	if o.there(p.name) {
 		return p.name, nil
 	}
-	unlock, err := lock(filepath.Join(o.Dir, "assemble.lock"))
+	l, err := lockfile.Take(filepath.Join(o.Dir, LockFile))
 	if err != nil {
 		return fail(err)
 	}
-	defer unlock()
+	defer l.Close()
 	if o.there(p.name) {
 		return p.name, nil
 	}
@@ -270,26 +278,8 @@ func (o *Options) chooseHost(paths []string) ([]hostFile, error) {
 	return out, nil
 }
 
-// lock makes one of several do something. The file stays.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if !errors.Is(err, syscall.EINTR) {
-			if err != nil {
-				f.Close()
-				return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
-			}
-			return func() { f.Close() }, nil
-		}
-	}
-}
-
 // stale returns the assembled images of the same flakes that are not needed any more, of all
-// there are: the newest other one is kept, which is that of the other slot.
+// there are: the newest other one is kept, which somebody may have looked up just now.
 func stale(all []Image, name string) []string {
 	repo, _, _ := strings.Cut(strings.TrimPrefix(name, "localhost/"), ":")
 	type old struct{ name, made string }

@@ -1,6 +1,7 @@
 package assemble
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -31,9 +32,6 @@ type descriptor struct {
 	Digest string `json:"digest"`
 	Size   int64  `json:"size"`
 }
-
-// leftover is where names of folders begin that an image is made in.
-const leftover = "flake-"
 
 // make has podman make an image: out of a folder in the layout of the OCI, of whose layers
 // only those are in it that podman has not.
@@ -82,7 +80,7 @@ func (o *Options) folder() (string, error) {
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return "", err
 	}
-	left, err := filepath.Glob(filepath.Join(parent, leftover+"*"))
+	left, err := filepath.Glob(filepath.Join(parent, Unfinished+"*"))
 	if err != nil {
 		return "", err
 	}
@@ -91,7 +89,7 @@ func (o *Options) folder() (string, error) {
 			return "", err
 		}
 	}
-	dir, err := os.MkdirTemp(parent, leftover)
+	dir, err := os.MkdirTemp(parent, Unfinished)
 	if err != nil {
 		return "", err
 	}
@@ -100,17 +98,22 @@ func (o *Options) folder() (string, error) {
 
 // config is that of the lowest image with that of the others upon it.
 func (o *Options) config(ctx context.Context, p *plan) (map[string]json.RawMessage, error) {
-	var out map[string]json.RawMessage
+	args := []string{"image", "inspect", "--format", "{{json .Config}}"}
 	for _, i := range p.images {
-		text, err := command.Output(ctx, o.command("image", "inspect", "--format", "{{json .Config}}", i.ID))
-		if err != nil {
-			return nil, err
-		}
+		args = append(args, i.ID)
+	}
+	text, err := command.Output(ctx, o.command(args...))
+	if err != nil {
+		return nil, err
+	}
+	var out map[string]json.RawMessage
+	d := json.NewDecoder(bytes.NewReader(text))
+	for _, i := range p.images {
 		var c map[string]json.RawMessage
-		if err := json.Unmarshal(text, &c); err != nil {
-			return nil, fmt.Errorf("read configuration of container %.12s: %w", i.ID, err)
+		if err = d.Decode(&c); err == nil {
+			out, err = mergeConfig(out, c)
 		}
-		if out, err = mergeConfig(out, c); err != nil {
+		if err != nil {
 			return nil, fmt.Errorf("read configuration of container %.12s: %w", i.ID, err)
 		}
 	}
@@ -244,6 +247,10 @@ func (o *Options) load(ctx context.Context, dir, name string) error {
 	if !imageID.MatchString(id) {
 		return fmt.Errorf("have podman make an image: it says %.100q", out)
 	}
+	// Podman flushes its tables, not the files of layers: what has the name has to be whole.
+	if err := o.Store.Sync(); err != nil {
+		return err
+	}
 	if err := command.Run(ctx, o.command("tag", id, name)); err != nil {
 		return err
 	}
@@ -251,17 +258,18 @@ func (o *Options) load(ctx context.Context, dir, name string) error {
 	if err != nil {
 		return err
 	}
-	drop := []string{"untag", id}
+	// Of all that podman has named like a folder here, only this one is to stay.
 	for _, i := range all {
 		for _, n := range i.Names {
-			if i.ID == id && strings.Contains(n, filepath.Base(dir)) {
-				drop = append(drop, n)
+			verb := []string{"image", "rm"}
+			if i.ID == id {
+				verb = []string{"untag", id}
 			}
-		}
-	}
-	if len(drop) > 2 {
-		if err := command.Run(ctx, o.command(drop...)); err != nil {
-			return err
+			if strings.HasPrefix(n, "localhost/"+Unfinished) {
+				if err := command.Run(ctx, o.command(append(verb, n)...)); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	for _, old := range stale(all, name) {

@@ -53,7 +53,7 @@ func (s Store) Images() ([]Image, error) {
 	var all []Image
 	for _, dir := range s {
 		var some []Image
-		if err := readTable(filepath.Join(dir, "overlay-images/images.json"), &some); err != nil {
+		if err := ReadTable(filepath.Join(dir, "overlay-images/images.json"), &some); err != nil {
 			return nil, err
 		}
 		all = append(all, some...)
@@ -61,12 +61,24 @@ func (s Store) Images() ([]Image, error) {
 	return all, nil
 }
 
+// Sync has all that was written to the store on the disk when it returns.
+func (s Store) Sync() error {
+	f, err := os.Open(s[0])
+	if err == nil {
+		err = errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("flush container store: %w", err)
+	}
+	return nil
+}
+
 // Chain returns the layers of an image, the highest first.
 func (s Store) Chain(i Image) ([]layer, error) {
 	byID := map[string]layer{}
 	for _, dir := range slices.Backward(s) {
 		var some []layer
-		if err := readTable(filepath.Join(dir, "overlay-layers/layers.json"), &some); err != nil {
+		if err := ReadTable(filepath.Join(dir, "overlay-layers/layers.json"), &some); err != nil {
 			return nil, err
 		}
 		for _, l := range some {
@@ -85,7 +97,8 @@ func (s Store) Chain(i Image) ([]layer, error) {
 	return out, nil
 }
 
-func readTable(file string, into any) error {
+// ReadTable reads a table of a store; one that is not there is empty.
+func ReadTable(file string, into any) error {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

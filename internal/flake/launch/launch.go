@@ -18,10 +18,10 @@ package launch
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/signal"
@@ -36,6 +36,7 @@ import (
 	"github.com/OSInside/eos/internal/flake"
 	"github.com/OSInside/eos/internal/flake/assemble"
 	"github.com/OSInside/eos/internal/flake/fetch"
+	"github.com/OSInside/eos/internal/flake/lockfile"
 	"github.com/OSInside/eos/internal/registrystate"
 )
 
@@ -132,13 +133,15 @@ func (j *job) die(status int) {
 
 // plain runs the application in a container of its own.
 func (j *job) plain(ctx context.Context) (int, error) {
-	var l *fileLock
+	var l *lockfile.Lock
 	if j.Single {
 		var err error
-		if l, err = tryLock(j.path(".lock")); err != nil {
+		if l, err = lockfile.Try(j.path(".lock")); errors.Is(err, lockfile.ErrBusy) {
+			return 0, ErrBusy
+		} else if err != nil {
 			return 0, err
 		}
-		defer l.drop()
+		defer l.Drop()
 	}
 	image, err := j.image(ctx)
 	if err == nil {
@@ -188,24 +191,22 @@ func (j *job) interrupted() int {
 
 // attach starts the container of the application if need be, and attaches to it.
 func (j *job) attach(ctx context.Context) (int, error) {
-	if len(j.Call.Args) > 0 {
-		if id, err := j.inspect(ctx); err == nil && id.running {
-			j.Note("it runs already: the arguments are not for it")
-		}
-	}
-	l, err := takeLock(j.path(".lock"))
+	l, err := lockfile.Take(j.path(".lock"))
 	if err != nil {
 		return 0, err
 	}
-	defer l.close()
+	defer l.Close()
 	have, err := j.inspect(ctx)
+	if have.running && len(j.Call.Args) > 0 {
+		j.Note("it runs already: the arguments are not for it")
+	}
 	if err == nil && have.id == "" {
 		var image string
 		if image, err = j.image(ctx); err == nil {
 			err = j.quiet(ctx, j.Launch.Create(image))
 		}
 	}
-	l.close()
+	l.Close()
 	if err != nil {
 		return 0, err
 	}
@@ -241,7 +242,14 @@ func (j *job) pull(ctx context.Context, name string) error {
 	if j.Call.Progress {
 		o.Stderr = os.Stderr
 	}
-	return fetch.Pull(ctx, o)
+	if err := fetch.Pull(ctx, o); err != nil {
+		return err
+	}
+	stores, err := j.stores(ctx)
+	if err != nil {
+		return err
+	}
+	return stores.Sync()
 }
 
 // guard has a container and a folder removed when this process is killed.
@@ -265,11 +273,14 @@ func (j *job) command(argv []string) command.Cmd {
 
 // path is that of a file which belongs to the container.
 func (j *job) path(ending string) string {
-	name := j.Name
-	if len(name) > 200 { // a name of a file has 255 bytes
-		name = fmt.Sprintf("flake-%x", sha256.Sum256([]byte(name)))
+	return filepath.Join(j.Dir, flake.StateFile(j.Name, ending))
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return filepath.Join(j.Dir, name+ending)
+	return nil
 }
 
 // container is what podman knows of one.
@@ -312,10 +323,10 @@ func (j *job) remove(ctx context.Context) error {
 	if !j.Call.Remove {
 		return nil
 	}
-	l, err := takeLock(j.path(".lock"))
+	l, err := lockfile.Take(j.path(".lock"))
 	if err != nil {
 		return err
 	}
-	defer l.drop()
+	defer l.Drop()
 	return errors.Join(j.quiet(ctx, j.Podman("rm", "--force", "--time=0", "--ignore", j.Name)), removeIfThere(j.path(".cid")))
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -99,50 +98,6 @@ func TestStartTime(t *testing.T) {
 	}
 }
 
-// A lock that is removed while others wait for it still lets one at a time in.
-func TestLocks(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	var all sync.WaitGroup
-	var in, most, times int
-	var mu sync.Mutex
-	for i := range 20 {
-		all.Go(func() {
-			for range 50 {
-				l, err := takeLock(path)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				mu.Lock()
-				in++
-				most, times = max(most, in), times+1
-				mu.Unlock()
-				if _, err := tryLock(path); !errors.Is(err, ErrBusy) {
-					t.Errorf("tryLock of a lock that is held = %v", err)
-				}
-				mu.Lock()
-				in--
-				mu.Unlock()
-				if i%2 == 0 {
-					l.drop()
-				} else {
-					l.close()
-				}
-			}
-		})
-	}
-	all.Wait()
-	if most != 1 || times != 1000 {
-		t.Errorf("%d were in at once, %d times", most, times)
-	}
-	if err := errors.Join(removeIfThere(path), os.Symlink("/etc/passwd", path)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := takeLock(path); !errors.Is(err, syscall.ELOOP) {
-		t.Errorf("takeLock of a link = %v", err)
-	}
-}
-
 func TestFileNames(t *testing.T) {
 	long := strings.Repeat("ü", 90)
 	seen := map[string]bool{}
@@ -207,4 +162,10 @@ func FuzzBytes(f *testing.F) {
 			t.Errorf("process(%q) = %s", data, out)
 		}
 	})
+}
+
+func TestAlive(t *testing.T) {
+	if !Alive(os.Getpid()) || Alive(0) || Alive(-1) || Alive(1<<30) {
+		t.Errorf("alive: %v, %v, %v, %v, want this process alone", Alive(os.Getpid()), Alive(0), Alive(-1), Alive(1<<30))
+	}
 }

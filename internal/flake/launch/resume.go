@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/flake/lockfile"
 )
 
 // resume starts the application in the container that stays.
@@ -55,11 +56,11 @@ func (j *job) running(ctx context.Context) (string, error) {
 	if id := readID(cid); id != "" && loadState(id) != nil {
 		return id, nil
 	}
-	l, err := takeLock(j.path(".lock"))
+	l, err := lockfile.Take(j.path(".lock"))
 	if err != nil {
 		return "", err
 	}
-	defer l.close()
+	defer l.Close()
 	if id := readID(cid); id != "" && loadState(id) != nil {
 		return id, nil // somebody else has started it
 	}
@@ -185,6 +186,9 @@ func startTime(pid int) uint64 {
 	}
 	return parseStart(string(text))
 }
+
+// Alive tells whether there is a process which has not ended.
+func Alive(pid int) bool { return pid > 0 && startTime(pid) != 0 }
 
 // parseStart takes the time from /proc/PID/stat; of a process that has ended it is 0.
 func parseStart(stat string) uint64 {

@@ -27,10 +27,8 @@ import (
 // Dir makes the folder where launchers of this user keep what they know of containers that
 // run, and returns it. Nobody else can look into it.
 func Dir() (string, error) {
-	uid := os.Geteuid()
-	dir := filepath.Join(runtimeDir(), "flakes")
+	uid, dir := os.Geteuid(), Folder()
 	if uid == 0 {
-		dir = filepath.Join(dir, "0")
 		if err := os.Mkdir(filepath.Dir(dir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", fmt.Errorf("make folder for flakes: %w", err)
 		}
@@ -49,6 +47,15 @@ func Dir() (string, error) {
 		return "", fmt.Errorf("look at folder for flakes: %s is not this user's alone", dir)
 	}
 	return dir, nil
+}
+
+// Folder is what [Dir] makes.
+func Folder() string {
+	dir := filepath.Join(runtimeDir(), "flakes")
+	if os.Geteuid() == 0 {
+		dir = filepath.Join(dir, "0")
+	}
+	return dir
 }
 
 // runtimeDir is where programs of this user keep what is gone after a restart.

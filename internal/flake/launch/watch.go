@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/OSInside/eos/internal/command"
+	"github.com/OSInside/eos/internal/flake/lockfile"
 )
 
 // order is what is to be done when a launcher has gone without doing it.
@@ -45,7 +46,7 @@ const WatchFlag = "--watch"
 
 // watch starts it. It has a session of its own, and none of our streams. A lock is its too: what
 // has a name of its own is not made anew before the last one has gone.
-func (j *job) watch(o order, l *fileLock) (*watcher, error) {
+func (j *job) watch(o order, l *lockfile.Lock) (*watcher, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func (j *job) watch(o order, l *fileLock) (*watcher, error) {
 	x.Dir, x.Stdin, x.Env = "/", r, append(os.Environ(), j.env...)
 	x.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if l != nil {
-		x.ExtraFiles = []*os.File{l.f}
+		x.ExtraFiles = []*os.File{l.File()}
 	}
 	if err := x.Start(); err != nil {
 		w.Close()

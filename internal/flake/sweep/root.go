@@ -1,11 +1,11 @@
 package sweep
 
 import (
-	"bufio"
-	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/BurntSushi/toml"
 )
 
 // usual is podman's folder of root's.
@@ -26,12 +26,20 @@ func Root(files []string, isUser bool) string {
 		if err != nil {
 			return ""
 		}
-		said := settings(text)
-		if v, ok := said["graphroot"]; ok {
-			root = v
+		var said struct {
+			Storage struct {
+				Root   string `toml:"graphroot"`
+				OfUser string `toml:"rootless_storage_path"`
+			} `toml:"storage"`
 		}
-		if v, ok := said["rootless_storage_path"]; ok && isUser {
-			root = v
+		if err := toml.Unmarshal(text, &said); err != nil {
+			return ""
+		}
+		if said.Storage.Root != "" {
+			root = said.Storage.Root
+		}
+		if said.Storage.OfUser != "" && isUser {
+			root = said.Storage.OfUser
 		}
 		break
 	}
@@ -39,34 +47,4 @@ func Root(files []string, isUser bool) string {
 		return ""
 	}
 	return root
-}
-
-// settings are the plain texts of the section storage.
-func settings(text []byte) map[string]string {
-	out := map[string]string{}
-	section := ""
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		line := strings.TrimSpace(lines.Text())
-		if strings.HasPrefix(line, "[") {
-			section = line
-		}
-		key, value, ok := strings.Cut(line, "=")
-		if !ok || section != "[storage]" {
-			continue
-		}
-		value = strings.TrimSpace(value)
-		// What is no plain text is no path either.
-		if len(value) > 1 && strings.ContainsRune(`"'`, rune(value[0])) {
-			end := strings.IndexByte(value[1:], value[0])
-			if end < 0 {
-				value = "?"
-			} else {
-				value = value[1 : end+1]
-			}
-		} else {
-			value = "?"
-		}
-		out[strings.TrimSpace(key)] = value
-	}
-	return out
 }

@@ -5,7 +5,8 @@
 // [Store.Leftovers] removes the first. A container is one if it is of a flake, is not one
 // that stays, and has no process; or if podman has it in its storage and knows nothing more of
 // it, as when it was cut off while it made it. What is younger than a minute, and than this start
-// of the system, may be about to start, and is left. [Store.OfFlake] removes the second, whatever they do.
+// of the system, may be about to start, and is left. [Store.OfFlake] removes the second, whatever they do, with what
+// launchers have noted of them.
 //
 // Of a container that was cut off in the moment between its layer and its entry in the storage
 // an empty layer is left, which belongs to nobody and is not removed.
@@ -33,6 +34,7 @@ import (
 
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/launch"
 )
 
 // Store is podman's store of one user.
@@ -67,7 +69,7 @@ func (s *Store) Leftovers(ctx context.Context) ([]Container, error) {
 	}
 	var out []Container
 	var problems []error
-	for _, c := range leftovers(all, time.Now(), youth(s.Young), alive) {
+	for _, c := range leftovers(all, time.Now(), youth(s.Young), launch.Alive) {
 		if c.State == "running" && s.minded(ctx, c.ID) {
 			continue
 		}
@@ -90,6 +92,7 @@ func (s *Store) OfFlake(ctx context.Context, name string) ([]Container, error) {
 			problems = append(problems, fmt.Errorf("remove container %s: %w", c.Name, err))
 			continue
 		}
+		problems = append(problems, s.forget(c.Name))
 		out = append(out, c)
 	}
 	return out, errors.Join(problems...)
@@ -220,15 +223,5 @@ func (s *Store) minded(ctx context.Context, id string) bool {
 		return true // it has gone meanwhile
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
-	return err != nil || alive(pid)
-}
-
-// alive tells whether there is a process which has not ended.
-func alive(pid int) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if pid <= 0 || err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ")
-	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+	return err != nil || launch.Alive(pid)
 }

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/OSInside/eos/internal/flake"
+	"github.com/OSInside/eos/internal/flake/lockfile"
 )
 
 func TestLeftovers(t *testing.T) {
@@ -62,12 +65,6 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestAlive(t *testing.T) {
-	if !alive(os.Getpid()) || alive(0) || alive(-1) || alive(1<<30) {
-		t.Errorf("alive: %v, %v, %v, %v, want this process alone", alive(os.Getpid()), alive(0), alive(-1), alive(1<<30))
-	}
-}
-
 func put(t *testing.T, file, text string) {
 	t.Helper()
 	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o600)); err != nil {
@@ -109,7 +106,7 @@ func TestRoot(t *testing.T) {
 		{"[storage]\ndriver = \"overlay\"\ngraphroot = \"/a\" # here\n", "/a", "/a"},
 		{"[storage]\ngraphroot='/a'\nrootless_storage_path = \"/u\"\n[storage.options]\ngraphroot = \"/x\"\n", "/a", "/u"},
 		{"[storage]\nrootless_storage_path = \"$HOME/x\"\n", usual, ""},
-		{"[storage]\ngraphroot = \"\"\"/a\"\"\"\n", "", ""},
+		{"[storage]\ngraphroot = \"\"\"/a\"\"\"\n", "/a", "/a"},
 		{"[storage]\ngraphroot = /a\n", "", ""},
 		{"# graphroot = \"/x\"\n", usual, ""},
 	} {
@@ -141,14 +138,14 @@ func TestFolders(t *testing.T) {
 	}
 	expect()
 	make := func() {
-		put(t, s.Root+"/tmp/flake-1/blobs/x", "")
+		put(t, s.Root+"/tmp/flake.unfinished-1/blobs/x", "")
 		put(t, s.Root+"/tmp/other-1/x", "")
 	}
 	make()
-	expect("/tmp/flake-1")
+	expect("/tmp/flake.unfinished-1")
 	make()
 	put(t, s.Run+"/assemble.lock", "")
-	expect("/tmp/flake-1")
+	expect("/tmp/flake.unfinished-1")
 	make()
 	f, err := os.Open(s.Run + "/assemble.lock")
 	if err != nil {
@@ -160,7 +157,7 @@ func TestFolders(t *testing.T) {
 	}
 	expect() // somebody is at work
 	f.Close()
-	expect("/tmp/flake-1")
+	expect("/tmp/flake.unfinished-1")
 	if _, err := os.Stat(s.Root + "/tmp/other-1/x"); err != nil {
 		t.Error(err)
 	}
@@ -168,27 +165,32 @@ func TestFolders(t *testing.T) {
 
 func TestForget(t *testing.T) {
 	s := Store{Run: t.TempDir()}
-	for _, name := range []string{"a.cid", "a.lock", "a@one.cid", "a@one.lock", "a@held.lock", "a.b.cid", "ab.cid", "a@b.c.lock", "a.notify", "assemble.lock"} {
-		put(t, s.Run+"/"+name, "")
+	one, held, other := flake.ContainerName("a", "one"), flake.ContainerName("a", ""), flake.ContainerName("a.b", "")
+	long := flake.ContainerName(strings.Repeat("\x01", 180), "")
+	for _, container := range []string{one, held, other, long} {
+		put(t, filepath.Join(s.Run, flake.StateFile(container, ".cid")), "")
+		put(t, filepath.Join(s.Run, flake.StateFile(container, ".lock")), "")
 	}
-	f, err := os.Open(s.Run + "/a@held.lock")
+	l, err := lockfile.Try(filepath.Join(s.Run, held+".lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	if err := errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_EX), s.Forget("a")); err != nil {
-		t.Fatal(err)
+	defer l.Close()
+	for _, container := range []string{one, held, long, "never.was"} {
+		if err := s.forget(container); err != nil {
+			t.Error(err)
+		}
 	}
 	var left []string
 	entries, _ := os.ReadDir(s.Run)
 	for _, e := range entries {
 		left = append(left, e.Name())
 	}
-	if diff := cmp.Diff([]string{"a.b.cid", "a.notify", "a@b.c.lock", "a@held.lock", "ab.cid", "assemble.lock"}, left); diff != "" {
+	if diff := cmp.Diff([]string{"flake.a.b.cid", "flake.a.b.lock", "flake.a.lock"}, left); diff != "" {
 		t.Errorf("left (-want +got):\n%s", diff)
 	}
 	s.Run += "/none"
-	if err := s.Forget("a"); err != nil {
+	if err := s.forget(one); err != nil {
 		t.Error(err)
 	}
 }
