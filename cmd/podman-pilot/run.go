@@ -73,8 +73,8 @@ func run(ctx context.Context, env *cli.Env, called string, at place) error {
 		case slices.Equal(env.Args, []string{"--help"}), slices.Equal(env.Args, []string{"-h"}):
 			_, err := io.WriteString(env.Stdout, usage)
 			return err
-		case slices.Equal(env.Args, []string{launch.WatchFlag}):
-			return launch.Watch(env.Stdin)
+		case len(env.Args) == 3 && env.Args[0] == launch.WatchFlag:
+			return launch.Watch(env.Args[1], env.Args[2])
 		}
 		return cli.Refuse(cli.Usage, errors.New("called by its own name, want that of a flake"), program+" --help says more")
 	}

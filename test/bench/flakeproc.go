@@ -26,7 +26,7 @@ func parent(pid int) int {
 // pilotName and watcherName are how the parts of a flake's launcher are called here.
 const (
 	pilotName   = "podman-pilot"
-	watcherName = "podman-pilot --watch"
+	watcherName = "podman-pilot's watcher" // a shell
 )
 
 // program is what a process runs.
@@ -37,7 +37,7 @@ func program(pid int) string {
 		return ""
 	}
 	name := filepath.Base(exe)
-	if args, err := os.ReadFile(filepath.Join(dir, "cmdline")); name == pilotName && err == nil && strings.Contains(string(args), "\x00--watch\x00") {
+	if args, err := os.ReadFile(filepath.Join(dir, "cmdline")); name != pilotName && err == nil && strings.Contains(string(args), pilotName+"\x00") {
 		return watcherName
 	}
 	return name

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,7 +116,10 @@ func TestFlakes(t *testing.T) {
 	t.Run("user", func(t *testing.T) { ofUser(t, v) })
 	t.Run("service", func(t *testing.T) { service(t, v) })
 	t.Run("graphics", func(t *testing.T) { graphics(t, v) })
-	t.Run("power cuts", func(t *testing.T) { flakeCuts(t, v, 2) })
+	t.Run("power cuts", func(t *testing.T) {
+		p := &flakePlug{lab: l, start: v.Save(t)}
+		live(t, &p.done, p.life)
+	})
 }
 
 // browse looks at a page on loopback with lynx, a delta on the basesystem of the slot.
@@ -223,15 +227,33 @@ func graphics(t *testing.T, v *vmtest.VM) {
 	wantNothingLeft(t, v)
 }
 
-// flakeCuts pulls the plug while flakes run and one is registered, at moments drawn from the seed.
-func flakeCuts(t *testing.T, v *vmtest.VM, n int) {
-	rnd := rand.New(rand.NewPCG(*seed, 7))
-	for range n {
-		v.MustSSH(t, `systemd-run --quiet sh -c 'while :; do `+bin+`shell -c "echo x >/x; sync" </dev/null; done'
-			systemd-run --quiet sh -c 'while :; do `+bin+`stay -c "date >>/dates; sync" </dev/null; done'
-			systemd-run --quiet sh -c 'i=0; while i=$((i+1)); do flake-ctl podman register --container basesystem --target /usr/bin/true --app `+bin+`new$i; sleep 1; done'
-			systemd-run --quiet sh -c 'while :; do flake-ctl podman register --force --container lynx --base basesystem --target /usr/bin/lynx --app `+bin+`lynx --opt "\-i" --opt "\--network none"; done'`)
-		at := 1 + rnd.Int64N(3000)
+// flakePlug is what lives share whose power is cut while flakes are at work.
+type flakePlug struct {
+	*lab
+	start *vmtest.Snapshot
+	done  atomic.Int64 // cuts
+}
+
+// flakeWork starts flakes that go and one that stays, registers new ones, and one again and again.
+const flakeWork = `systemd-run --quiet sh -c 'while :; do ` + bin + `shell -c "echo x >/x; sync" </dev/null; done'
+	systemd-run --quiet sh -c 'while :; do ` + bin + `stay -c "date >>/dates; sync" </dev/null; done'
+	systemd-run --quiet sh -c 'i=0; while i=$((i+1)); do flake-ctl podman register --container basesystem --target /usr/bin/true --app ` + bin + `new$i; ` + bin + `new$((i-2)) && flake-ctl podman remove --app ` + bin + `new$((i-2)); sleep 1; done'
+	systemd-run --quiet sh -c 'while :; do flake-ctl podman register --force --container lynx --base basesystem --target /usr/bin/lynx --app ` + bin + `lynx --opt "\-i" --opt "\--network none"; done'`
+
+// flakeWrites bounds the write at which the plug is pulled: what that work does in half a minute.
+const flakeWrites = 3000
+
+// life is one machine; its cuts and the disk's losses come from the seed and its number alone.
+func (p *flakePlug) life(t *testing.T, n int64) {
+	mix := *seed*1_000_003 + uint64(n) + 1
+	rnd := rand.New(rand.NewPCG(mix, 7))
+	v := vmtest.Start(t, vmtest.Config{From: p.start, Key: p.sshKey(t), Seed: mix})
+	for range perLife {
+		if p.done.Add(1) > int64(*cuts) {
+			break
+		}
+		v.MustSSH(t, flakeWork)
+		at := 1 + rnd.Int64N(flakeWrites)
 		stopped := v.Disk().StopAt(at)
 		select {
 		case <-stopped:
@@ -255,6 +277,7 @@ func flakeCuts(t *testing.T, v *vmtest.VM, n int) {
 		v.MustSSH(t, "systemctl start flakes-boot && systemctl is-active broker && systemctl stop broker")
 		wantNothingLeft(t, v)
 		v.MustSSH(t, bin+"shell -c true && "+bin+"stay -c 'cat /kept' | grep -q kept && "+bin+"lynx -version | grep -q Lynx")
-		v.MustSSH(t, `links=$(find `+bin+` -type l | wc -l); [ $links = $(ls /usr/share/flakes/*.yaml | wc -l) ]; ls -A /usr/share/flakes | grep '^\.' | grep -vx '\.lock' && exit 1; for i in `+bin+`new*; do [ -e $i ] || continue; flake-ctl podman remove --app $i || exit 1; done`)
+		v.MustSSH(t, `links=$(find `+bin+` -type l | wc -l); [ $links = $(ls /usr/share/flakes/*.yaml | wc -l) ]; ls -A /usr/share/flakes | grep '^\.' | grep -vx '\.lock' && exit 1; for i in `+bin+`new*; do [ -e $i ] || continue; $i && flake-ctl podman remove --app $i || exit 1; done`)
 	}
+	v.PowerCut(t)
 }

@@ -128,7 +128,7 @@ func (j *job) whole(ctx context.Context, have container) (container, error) {
 		return have, nil
 	}
 	j.Note("its container was killed and is made anew; what was written in it is gone")
-	o := order{Remove: j.Podman("rm", "--force", "--time=0", "--ignore", j.Name), Child: -1}
+	o := order{Remove: j.Podman("rm", "--force", "--time=0", "--ignore", j.Name), child: -1}
 	return container{}, o.do(j.env)
 }
 

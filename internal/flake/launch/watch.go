@@ -29,8 +29,7 @@ type order struct {
 	Within  []string // begins a command line that may end it where we may not
 	Space   string   // process namespace that this has to be in
 
-	Child int  // process that stands for the application; 0: there is none yet, -1: it has ended
-	Done  bool // nothing is to be done
+	child int // process that stands for the application; 0: there is none yet, -1: it has ended
 }
 
 // watcher is the process that waits for our end.
@@ -41,19 +40,35 @@ type watcher struct {
 	env   []string
 }
 
-// WatchFlag is the argument by which the program becomes a watcher.
+// WatchFlag is the argument by which the program does what another has left; [Watch] is told the
+// two that follow.
 const WatchFlag = "--watch"
+
+// waiting is the watcher while nothing is to be done, which is nearly always: a shell, with a
+// tenth of this program's memory and half the time to start. It reads the process that stands
+// for the application, then the word that nothing is to be done, or no more.
+const waiting = `while read -r line; do said=$line; done; [ "$said" = ` + nothing + ` ] || exec "$0" ` + WatchFlag + ` "$1" "${said:-0}"`
+
+// nothing is that word.
+const nothing = "nothing"
 
 // watch starts it. It has a session of its own, and none of our streams. A lock is its too: what
 // has a name of its own is not made anew before the last one has gone.
 func (j *job) watch(o order, l *lockfile.Lock) (*watcher, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("start watcher: %w", err)
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("start watcher: %w", err)
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	x := exec.Command("/proc/self/exe", WatchFlag)
-	x.Args[0] = "podman-pilot"
+	x := exec.Command("/bin/sh", "-c", waiting, self, string(text))
 	x.Dir, x.Stdin, x.Env = "/", r, append(os.Environ(), j.env...)
 	x.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if l != nil {
@@ -63,49 +78,46 @@ func (j *job) watch(o order, l *lockfile.Lock) (*watcher, error) {
 		w.Close()
 		return nil, fmt.Errorf("start watcher: %w", err)
 	}
-	k := &watcher{order: o, pipe: w, cmd: x, env: j.env}
-	return k, k.tell(o)
+	return &watcher{order: o, pipe: w, cmd: x, env: j.env}, nil
 }
 
-func (k *watcher) tell(o order) error { return json.NewEncoder(k.pipe).Encode(o) }
+// tell sends a line. A watcher that has ended did so because somebody wanted it.
+func (k *watcher) tell(line string) { _, _ = io.WriteString(k.pipe, line+"\n") }
 
 // child tells of the process that stands for the application.
 func (k *watcher) child(pid int) {
 	if k != nil {
-		k.order.Child = pid
-		_ = k.tell(k.order) // it ends with us alone, or somebody wants it so
+		k.order.child = pid
+		k.tell(strconv.Itoa(pid))
 	}
 }
 
 // dismiss says that nothing is to be done.
 func (k *watcher) dismiss() {
 	k.order.tidy()
-	_ = k.tell(order{Done: true})
+	k.tell(nothing)
 	k.pipe.Close()
 	_ = k.cmd.Wait()
 }
 
 // clean does what the watcher would, and dismisses it.
 func (k *watcher) clean() error {
-	k.order.Child = -1
+	k.order.child = -1
 	err := k.order.do(k.env)
 	k.dismiss()
 	return err
 }
 
-// Watch waits for the end of a launcher, and does what that has not done.
-func Watch(from io.Reader) error {
+// Watch does what a launcher has left that has gone: its order, and the process that stands for
+// the application.
+func Watch(left, child string) error {
 	var o order
-	in := json.NewDecoder(from)
-	for {
-		var next order
-		if err := in.Decode(&next); err != nil {
-			break // it has gone
-		}
-		o = next
-		if o.Done {
-			return nil
-		}
+	if err := json.Unmarshal([]byte(left), &o); err != nil {
+		return fmt.Errorf("read what is to be done: %w", err)
+	}
+	var err error
+	if o.child, err = strconv.Atoi(child); err != nil {
+		return fmt.Errorf("read what is to be done: %w", err)
 	}
 	return o.do(nil)
 }
@@ -129,7 +141,7 @@ const patience = 10 * time.Second
 // disturbed before the application is there: what it has begun would stay.
 func (o *order) do(env []string) error {
 	defer o.tidy()
-	child := openProcess(o.Child)
+	child := openProcess(o.child)
 	o.await(child)
 	for deadline := time.Now().Add(patience); o.Kill; {
 		if pid := readPid(o.PidFile); pid != 0 && pidNamespace(pid) == o.Space {
@@ -159,7 +171,7 @@ func (o *order) do(env []string) error {
 		child.kill()
 	}
 	// Where what podman has noted was wrong, it says so once, and then knows better.
-	for tries := 0; len(o.Remove) > 0 && tries < 3 && (err != nil || tries == 0 && o.Child > 0); tries++ {
+	for tries := 0; len(o.Remove) > 0 && tries < 3 && (err != nil || tries == 0 && o.child > 0); tries++ {
 		err = remove()
 	}
 	if err != nil {
@@ -171,11 +183,11 @@ func (o *order) do(env []string) error {
 // await waits until the application is there, or what is to start it has gone.
 func (o *order) await(child process) {
 	wait := patience
-	if o.Child == 0 {
+	if o.child == 0 {
 		wait = 2 * time.Second // for one that we may not have been told of
 	}
-	for deadline := time.Now().Add(wait); o.Child >= 0 && !runs(readPid(o.PidFile)) && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if o.Child > 0 && child.gone(0) {
+	for deadline := time.Now().Add(wait); o.child >= 0 && !runs(readPid(o.PidFile)) && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if o.child > 0 && child.gone(0) {
 			return
 		}
 	}
