@@ -93,11 +93,14 @@ func TestForget(t *testing.T) {
 	s.put("storage.conf", "[storage]\ngraphroot = ?\n")
 	s.put("ps", "echo '[]'\n")
 	s.put("image", `[ $2 != ls ] || echo `+repository+":k3\n")
+	ofImages := psAll + "|image ls --filter reference=" + repository + " --format {{.Repository}}:{{.Tag}}\n|image rm " + repository + ":k3\n"
 	s.want("podman register --container img --base b --app R/bin/app", cli.OK, "", "")
+	s.wantCalls(ofImages) // what is left of app2, once more
 	s.want("podman remove --app R/bin/app", cli.OK, "", "")
-	s.wantCalls(psAll + "|image ls --filter reference=" + repository + " --format {{.Repository}}:{{.Tag}}\n|image rm " + repository + ":k3\n")
+	s.wantCalls(ofImages)
 	s.put("ps", "exit 125\n")
 	s.want("podman register --container img --app R/bin/app", cli.OK, "", "")
 	s.want("podman remove --app R/bin/app", cli.Failure, "", "flake app is taken out; remove what is left of it: look for containers: run podman: exit status 125")
+	s.want("podman register --container img --app R/bin/other", cli.OK, "", "clear up after an earlier run, for flake app: flake app is taken out; remove what is left of it")
 	s.want("list --format csv", cli.OK, "", "")
 }

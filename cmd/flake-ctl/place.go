@@ -163,19 +163,21 @@ func (a *app) podman(w where, args ...string) command.Cmd {
 
 // open locks the registrations of w, and says what an earlier run has left.
 func (a *app) open(ctx context.Context, w where) (*registration.Store, error) {
-	s, err := registration.Open(ctx, w.dir)
+	s, err := registration.Open(ctx, w.dir, registration.Hooks{
+		Stop: func(name string) error {
+			err := a.at.system.Stop(ctx, w.dir, name)
+			if err != nil {
+				a.note("stop unit %s: %v", unit.File(name), err)
+			}
+			return err
+		},
+		Forget: func(name, repository string) error { return a.forget(ctx, w, name, repository) },
+	})
 	if err != nil {
 		return nil, err
 	}
 	for _, left := range s.Left {
 		a.note("%v", left)
-	}
-	s.Stop = func(name string) error {
-		err := a.at.system.Stop(ctx, w.dir, name)
-		if err != nil {
-			a.note("stop unit %s: %v", unit.File(name), err)
-		}
-		return err
 	}
 	return s, nil
 }

@@ -73,7 +73,7 @@ func (a *app) removeApp(ctx context.Context, command string, force bool) error {
 		return err
 	}
 	name := path.Base(command)
-	err = errors.Join(a.removeFlake(ctx, w, s, name, command, force), a.link(ctx, w), s.Close())
+	err = errors.Join(a.removeFlake(w, s, name, command, force), a.link(ctx, w), s.Close())
 	if errors.Is(err, registration.ErrNotRegistered) && w.shipped != "" && w.shipped != w.dir {
 		if _, missing := os.Stat(filepath.Join(w.shipped, name+".yaml")); missing == nil {
 			return cli.Refuse(cli.Refused, fmt.Errorf("remove flake %s: it is part of the image", name), "leave it out of the image description")
@@ -82,16 +82,12 @@ func (a *app) removeApp(ctx context.Context, command string, force bool) error {
 	return err
 }
 
-func (a *app) removeFlake(ctx context.Context, w where, s *registration.Store, name, command string, force bool) error {
-	repository := a.assembled(w, name)
-	kept, err := s.Remove(name, command, force)
+func (a *app) removeFlake(w where, s *registration.Store, name, command string, force bool) error {
+	kept, err := s.Remove(name, command, a.assembled(w, name), force)
 	for _, path := range kept {
 		a.note("%s is no flake and stays", path)
 	}
-	if err != nil {
-		return err
-	}
-	return a.forget(ctx, w, name, repository)
+	return err
 }
 
 // removeImage takes out all flakes of a container, and it. If one of them stays, so does it.
@@ -119,7 +115,7 @@ func (a *app) removeImage(ctx context.Context, image string, force bool) error {
 			continue
 		}
 		if e.Image == image && e.Engine == flake.EnginePodman {
-			problems = append(problems, a.removeFlake(ctx, w, s, e.Name, "", force))
+			problems = append(problems, a.removeFlake(w, s, e.Name, "", force))
 			done++
 		}
 	}

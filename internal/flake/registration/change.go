@@ -107,8 +107,9 @@ func (s *Store) add(o Options, text, service []byte, j journal, linked bool) err
 
 // Remove takes a flake out: of app if that is not empty, else wherever its registration
 // says. Without force it has to be one, and app has to be its link. With force, what is
-// there of it goes. It returns what is at the command and stays, because it is no flake.
-func (s *Store) Remove(name, app string, force bool) (kept []string, err error) {
+// there of it goes. What it leaves, in words of the caller's, is for [Hooks.Forget]. It returns
+// what is at the command and stays, because it is no flake.
+func (s *Store) Remove(name, app, leaves string, force bool) (kept []string, err error) {
 	fail := func(err error) error { return fmt.Errorf("remove flake %s: %w", name, err) }
 	e := s.describe(name)
 	registered := there(s.yaml(name))
@@ -124,7 +125,7 @@ func (s *Store) Remove(name, app string, force bool) (kept []string, err error) 
 	case !force && there(e.Host) && !isLink(e.Host):
 		return nil, fail(fmt.Errorf("%s is no flake: %w", e.Host, ErrInTheWay))
 	}
-	j := journal{DropIns: true}
+	j := journal{DropIns: true, Removal: true, Leaves: leaves}
 	if j.Before, err = s.now(name); err != nil {
 		return nil, fail(err)
 	}

@@ -154,6 +154,17 @@ func put(t *testing.T, path, text string) {
 	}
 }
 
+// hooks forget a flake's folder, in the folder that the change names.
+func hooks(root string, ops operations) Hooks {
+	return Hooks{Forget: func(flake, leaves string) error {
+		dir := filepath.Join(root, leaves, flake)
+		if leaves == "" || !there(dir) {
+			return nil
+		}
+		return ops.removeAll(dir)
+	}}
+}
+
 // change is something that is done to a folder of registrations.
 type change struct {
 	name   string
@@ -163,7 +174,7 @@ type change struct {
 
 func add(t *testing.T, root string, o Options) {
 	t.Helper()
-	s, err := Open(t.Context(), root+"/flakes")
+	s, err := Open(t.Context(), root+"/flakes", hooks(root, disk{}))
 	if err == nil {
 		err = errors.Join(s.Add(o, false), s.Close())
 	}
@@ -210,8 +221,11 @@ var changes = []change{
 		add(t, root, Options{App: root + "/bin/app", Image: "old", RunAs: "root"})
 		put(t, root+"/flakes/app.d/one", "container: {name: changed}\n")
 		put(t, root+"/flakes/app.d/two", "")
+		put(t, root+"/containers/app/one", "")
+		put(t, root+"/containers/app/two", "")
+		put(t, root+"/containers/other/one", "")
 	}, func(s *Store, root string) error {
-		_, err := s.Remove("app", root+"/bin/app", false)
+		_, err := s.Remove("app", root+"/bin/app", "containers", false)
 		return err
 	}},
 	{"register a service", func(*testing.T, string) {}, func(s *Store, root string) error {
@@ -241,14 +255,14 @@ var changes = []change{
 		add(t, root, Options{App: root + "/bin/app", Image: "old", RunAs: "root", Unit: "app"})
 		add(t, root, Options{App: root + "/bin/other", Image: "old", RunAs: "root", Unit: "other"})
 	}, func(s *Store, root string) error {
-		_, err := s.Remove("app", "", false)
+		_, err := s.Remove("app", "", "", false)
 		return err
 	}},
 	{"remove by force", func(t *testing.T, root string) {
 		add(t, root, Options{App: root + "/bin/app", Image: "old", RunAs: "root"})
 		put(t, root+"/flakes/app.yaml", "\t")
 	}, func(s *Store, root string) error {
-		_, err := s.Remove("app", root+"/bin/app", true)
+		_, err := s.Remove("app", root+"/bin/app", "", true)
 		return err
 	}},
 }
@@ -256,7 +270,7 @@ var changes = []change{
 // try does a change with a knife and tells whether it was cut.
 func try(t *testing.T, root string, c change, k *knife) (err error, killed bool) {
 	t.Helper()
-	s, err := open(t.Context(), root+"/flakes", k)
+	s, err := open(t.Context(), root+"/flakes", hooks(root, k), k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +325,7 @@ func TestEveryCut(t *testing.T) {
 				if mode == "fails" && !errors.Is(err, errFails) {
 					t.Errorf("%s, %s at %d: %v, want %v", c.name, mode, n, err, errFails)
 				}
-				s, err := Open(t.Context(), root+"/flakes")
+				s, err := Open(t.Context(), root+"/flakes", hooks(root, disk{}))
 				if err != nil || len(s.Left) > 0 {
 					t.Fatalf("%s, %s at %d: the next run: %v, %v", c.name, mode, n, err, s.Left)
 				}
@@ -354,7 +368,7 @@ func TestCutInRecovery(t *testing.T) {
 				k := &knife{left: m, mode: "killed"}
 				func() {
 					defer func() { _ = recover() }()
-					if s, err := open(t.Context(), root+"/flakes", k); err == nil {
+					if s, err := open(t.Context(), root+"/flakes", hooks(root, k), k); err == nil {
 						s.Close()
 					}
 				}()
@@ -362,7 +376,7 @@ func TestCutInRecovery(t *testing.T) {
 					break
 				}
 			}
-			s, err := Open(t.Context(), root+"/flakes")
+			s, err := Open(t.Context(), root+"/flakes", hooks(root, disk{}))
 			if err != nil || len(s.Left) > 0 {
 				t.Fatalf("%s at %d: %v, %v", c.name, n, err, s.Left)
 			}

@@ -28,6 +28,9 @@ type journal struct {
 
 	Unit      string   `json:"unit"`       // comes with it; empty: none does
 	GoneUnits []string `json:"gone_units"` // go with it
+
+	Removal bool   `json:"removal"` // of the flake
+	Leaves  string `json:"leaves"`  // what is to be forgotten with it
 }
 
 func sum(text []byte) string { return fmt.Sprintf("%x", sha256.Sum256(text)) }
@@ -94,6 +97,9 @@ func (s *Store) finish(name string, j journal) error {
 		}
 	}
 	all = append(all, s.ops.sync(s.dir))
+	if j.Removal && now == "" && s.hooks.Forget != nil {
+		all = append(all, s.hooks.Forget(name, j.Leaves))
+	}
 	if err := errors.Join(all...); err != nil {
 		return err
 	}

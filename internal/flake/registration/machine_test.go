@@ -53,7 +53,7 @@ func TestAnyHistory(t *testing.T) {
 			}}
 			if remove {
 				delete(after, name)
-				do.do = func(s *Store, _ string) error { _, err := s.Remove(name, "", force); return err }
+				do.do = func(s *Store, _ string) error { _, err := s.Remove(name, "", "", force); return err }
 			}
 			k := &knife{left: rapid.IntRange(0, 20).Draw(t, "cut"), mode: rapid.SampledFrom([]string{"killed", "torn", "fails"}).Draw(t, "mode")}
 			err, killed := cutRun(t, root, do, k)
@@ -72,7 +72,7 @@ func TestAnyHistory(t *testing.T) {
 			if got.String() != m.String() {
 				t.Fatalf("registered:\n%s, want\n%s, after %v", got, m, err)
 			}
-			s, err := open(t.Context(), root+"/flakes", disk{})
+			s, err := open(t.Context(), root+"/flakes", Hooks{}, disk{})
 			if err != nil || len(s.Left) > 0 {
 				t.Fatalf("clear up: %v, %v", err, s.Left)
 			}
@@ -102,7 +102,7 @@ func cutRun(t *rapid.T, root string, c change, k *knife) (err error, killed bool
 			killed = true
 		}
 	}()
-	s, err := open(t.Context(), root+"/flakes", k)
+	s, err := open(t.Context(), root+"/flakes", Hooks{}, k)
 	if err != nil {
 		return err, false
 	}

@@ -53,24 +53,33 @@ const patience = 10 * time.Second
 // lockFile is what is locked. It stays.
 const lockFile = ".lock"
 
+// Hooks is what others have to do with changes; each may be nil.
+type Hooks struct {
+	// Stop is called with each unit that is to go, before anything has changed. Without force,
+	// nothing changes where it fails.
+	Stop func(unit string) error
+	// Forget is called with a flake that was taken out and what [Store.Remove] was told of what it
+	// leaves, and removes that. It is part of the change: where it fails or is cut off, the next
+	// Open calls it again, unless there is such a flake again.
+	Forget func(flake, leaves string) error
+}
+
 // Store is a folder of registrations, locked.
 type Store struct {
 	Left []error // what of earlier runs could not be cleared up
-	// Stop is called, if it is set, with each unit that is to go, before anything has changed.
-	// Without force, nothing changes where it fails.
-	Stop func(name string) error
 
+	hooks Hooks
 	dir  string
 	lock *os.File
 	ops  operations
 }
 
 // Open makes the folder if need be, locks it and clears up in it.
-func Open(ctx context.Context, dir string) (*Store, error) {
-	return open(ctx, dir, disk{})
+func Open(ctx context.Context, dir string, hooks Hooks) (*Store, error) {
+	return open(ctx, dir, hooks, disk{})
 }
 
-func open(ctx context.Context, dir string, ops operations) (*Store, error) {
+func open(ctx context.Context, dir string, hooks Hooks, ops operations) (*Store, error) {
 	if target, err := os.Readlink(dir); err == nil { // MkdirAll follows no link that leads nowhere
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(filepath.Dir(dir), target)
@@ -88,7 +97,7 @@ func open(ctx context.Context, dir string, ops operations) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open registrations: %w", err)
 	}
-	s := &Store{dir: dir, lock: f, ops: ops}
+	s := &Store{hooks: hooks, dir: dir, lock: f, ops: ops}
 	opened := false
 	defer func() {
 		if !opened {

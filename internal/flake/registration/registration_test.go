@@ -140,7 +140,11 @@ func TestUnitText(t *testing.T) {
 // A unit of another flake is in the way, and one that does not stop keeps its flake.
 func TestUnitsInTheWay(t *testing.T) {
 	root := t.TempDir()
-	s, err := registration.Open(t.Context(), root+"/flakes")
+	var stopped []string
+	s, err := registration.Open(t.Context(), root+"/flakes", registration.Hooks{Stop: func(name string) error {
+		stopped = append(stopped, name)
+		return errors.New("it hangs")
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,18 +164,13 @@ func TestUnitsInTheWay(t *testing.T) {
 	if err := s.Add(of("b", "mine"), true); !errors.Is(err, registration.ErrInTheWay) {
 		t.Errorf("a unit that is not ours: %v, want ErrInTheWay", err)
 	}
-	var stopped []string
-	s.Stop = func(name string) error {
-		stopped = append(stopped, name)
-		return errors.New("it hangs")
-	}
-	if _, err := s.Remove("a", "", false); err == nil || !strings.Contains(err.Error(), "stop unit one.service: it hangs") {
+	if _, err := s.Remove("a", "", "", false); err == nil || !strings.Contains(err.Error(), "stop unit one.service: it hangs") {
 		t.Errorf("Remove = %v, want that the unit does not stop", err)
 	}
 	if _, err := os.Stat(root + "/flakes/units/one.service"); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Remove("a", "", true); err != nil {
+	if _, err := s.Remove("a", "", "", true); err != nil {
 		t.Error(err)
 	}
 	if diff := cmp.Diff([]string{"one", "one"}, stopped); diff != "" {
@@ -218,7 +217,7 @@ func TestTextIsReadBack(t *testing.T) {
 
 func open(t *testing.T, dir string) *registration.Store {
 	t.Helper()
-	s, err := registration.Open(t.Context(), dir)
+	s, err := registration.Open(t.Context(), dir, registration.Hooks{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +245,7 @@ func TestForceTouchesOnlyFlakes(t *testing.T) {
 			if err := s.Add(o, force); !errors.Is(err, registration.ErrInTheWay) {
 				t.Errorf("Add of %s, force %v = %v, want %v", name, force, err, registration.ErrInTheWay)
 			}
-			if kept, err := s.Remove(name, o.App, force); !errors.Is(err, registration.ErrNotRegistered) || force && len(kept) != 1 {
+			if kept, err := s.Remove(name, o.App, "", force); !errors.Is(err, registration.ErrNotRegistered) || force && len(kept) != 1 {
 				t.Errorf("Remove of %s, force %v = %v, %v", name, force, kept, err)
 			}
 		}
@@ -254,10 +253,10 @@ func TestForceTouchesOnlyFlakes(t *testing.T) {
 		if err := os.WriteFile(root+"/flakes/"+name+".yaml", []byte("container: {name: img, host_app_path: "+o.App+"}"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Remove(name, o.App, false); !errors.Is(err, registration.ErrInTheWay) {
+		if _, err := s.Remove(name, o.App, "", false); !errors.Is(err, registration.ErrInTheWay) {
 			t.Errorf("Remove of %s = %v, want %v", name, err, registration.ErrInTheWay)
 		}
-		if kept, err := s.Remove(name, o.App, true); err != nil || len(kept) != 1 || kept[0] != o.App {
+		if kept, err := s.Remove(name, o.App, "", true); err != nil || len(kept) != 1 || kept[0] != o.App {
 			t.Errorf("forced Remove of %s = %v, %v, want that %s is kept", name, kept, err, o.App)
 		}
 		if _, err := os.Lstat(o.App); err != nil {
@@ -299,7 +298,7 @@ func TestAddRemove(t *testing.T) {
 		if r, err := flake.Find(root+"/flakes", "", name); err != nil || r.Container.Name != "other" {
 			t.Errorf("%s registered again: %+v, %v, want its drop-in", name, r, err)
 		}
-		if _, err := s.Remove(name, "/elsewhere/"+name, false); !errors.Is(err, registration.ErrInTheWay) {
+		if _, err := s.Remove(name, "/elsewhere/"+name, "", false); !errors.Is(err, registration.ErrInTheWay) {
 			t.Errorf("Remove by another command = %v, want %v", err, registration.ErrInTheWay)
 		}
 	}
@@ -308,7 +307,7 @@ func TestAddRemove(t *testing.T) {
 		t.Errorf("List = %v, %v, want 9", all, err)
 	}
 	for _, e := range all {
-		if kept, err := s.Remove(e.Name, "", false); err != nil || len(kept) > 0 {
+		if kept, err := s.Remove(e.Name, "", "", false); err != nil || len(kept) > 0 {
 			t.Errorf("Remove of %s = %v, %v", e.Name, kept, err)
 		}
 	}
@@ -338,7 +337,7 @@ func TestLock(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			s, err := registration.Open(t.Context(), dir)
+			s, err := registration.Open(t.Context(), dir, registration.Hooks{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -353,10 +352,10 @@ func TestLock(t *testing.T) {
 	s := open(t, dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := registration.Open(ctx, dir); !errors.Is(err, context.Canceled) {
+	if _, err := registration.Open(ctx, dir, registration.Hooks{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Open of a locked folder = %v, want the end of the context", err)
 	}
-	if _, err := s.Remove("x", "", false); err != nil {
+	if _, err := s.Remove("x", "", "", false); err != nil {
 		t.Error(err)
 	}
 }

@@ -47,10 +47,10 @@ func (s *Store) unitsBut(flake, but string) ([]string, error) {
 func (s *Store) stop(names []string) error {
 	var all []error
 	for _, name := range names {
-		if s.Stop == nil {
+		if s.hooks.Stop == nil {
 			break
 		}
-		if err := s.Stop(name); err != nil {
+		if err := s.hooks.Stop(name); err != nil {
 			all = append(all, fmt.Errorf("stop unit %s: %w", unit.File(name), err))
 		}
 	}
