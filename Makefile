@@ -8,8 +8,8 @@ MANDIR   ?= build/man
 
 export CGO_ENABLED := 0
 
-# What `make campaign` does: N power cuts each of updates and of first boots, at moments drawn from SEED, on MACHINES machines at a time.
-CUTS     ?= TestPowerCuts|TestFirstBootCuts
+# What `make campaign` does: N power cuts each of updates, of first boots and of flakes, at moments drawn from SEED, on MACHINES machines at a time.
+CUTS     ?= TestPowerCuts|TestFirstBootCuts|TestFlakes
 N        ?= 50
 SEED     ?= 1
 MACHINES ?= 2

@@ -84,6 +84,18 @@ func TestParseContainer(t *testing.T) {
 	}
 }
 
+func TestParseState(t *testing.T) {
+	whole := `{"pid": 7, "process-start-time": 3, "bundle": "/b", "more": {}}`
+	if got := parseState([]byte(whole)); got == nil || *got != (state{7, 3, "/b"}) {
+		t.Errorf("parseState(%s) = %+v", whole, got)
+	}
+	for _, text := range []string{"", "{}", "[]", "null", whole[:30], `{"pid": 1, "process-start-time": 3}`, `{"pid": -7, "process-start-time": 3}`, `{"pid": 7}`, `{"pid": 7, "process-start-time": -1}`, `{"pid": "7", "process-start-time": 3}`} {
+		if got := parseState([]byte(text)); got != nil {
+			t.Errorf("parseState(%s) = %+v, want nothing", text, got)
+		}
+	}
+}
+
 func TestStartTime(t *testing.T) {
 	if startTime(os.Getpid()) == 0 || startTime(0) != 0 || startTime(1<<30) != 0 {
 		t.Error("startTime does not tell processes that are there from others")
@@ -143,6 +155,9 @@ func FuzzBytes(f *testing.F) {
 			}
 		}
 		parseStart(text)
+		if s := parseState(data); s != nil && (s.Pid <= 1 || s.Start == 0) {
+			t.Errorf("parseState(%q) = %+v", data, s)
+		}
 		if c, ok := parseContainer(text); ok && (!validID(c.id) || c.pid < 0) {
 			t.Errorf("parseContainer(%q) = %+v", text, c)
 		}

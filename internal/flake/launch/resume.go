@@ -171,8 +171,17 @@ func loadState(id string) *state {
 	if err != nil {
 		return nil
 	}
+	s := parseState(text)
+	if s == nil || startTime(s.Pid) != s.Start {
+		return nil
+	}
+	return s
+}
+
+// parseState reads what crun notes; nil if that names no process.
+func parseState(text []byte) *state {
 	var s state
-	if json.Unmarshal(text, &s) != nil || s.Pid <= 1 || s.Start == 0 || startTime(s.Pid) != s.Start {
+	if json.Unmarshal(text, &s) != nil || s.Pid <= 1 || s.Start == 0 {
 		return nil
 	}
 	return &s
