@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -34,10 +35,14 @@ type layerWriter struct {
 	files   map[string]tar.Header         // plain files that were written
 	inodes  map[[2]uint64]string          // first name of a file with several
 	owner   func(uid, gid int) (int, int) // what an owner on the host is in the container
+	room    int64                         // how many bytes of files there may still be
 }
 
+// errNoRoom says that there is more to write than the disk has free.
+var errNoRoom = errors.New("not enough free space")
+
 func newLayerWriter(below tree, w io.Writer) *layerWriter {
-	l := &layerWriter{below: below, out: tar.NewWriter(w), written: map[string]byte{}, links: map[string]string{}, files: map[string]tar.Header{}, inodes: map[[2]uint64]string{}}
+	l := &layerWriter{below: below, out: tar.NewWriter(w), written: map[string]byte{}, links: map[string]string{}, files: map[string]tar.Header{}, inodes: map[[2]uint64]string{}, room: math.MaxInt64}
 	l.owner = func(uid, gid int) (int, int) { return uid, gid }
 	if os.Geteuid() != 0 {
 		// Whoever is not root is root in his containers, and has nobody else's files.
@@ -111,6 +116,10 @@ func (l *layerWriter) isFolder(name string) bool {
 
 func (l *layerWriter) header(h *tar.Header) error {
 	h.Format, h.Uname, h.Gname = tar.FormatPAX, "", ""
+	// An archive of a few bytes may have a file of any size in it, all holes.
+	if l.room -= h.Size; l.room < 0 {
+		return fmt.Errorf("/%s, %d bytes: %w", h.Name, h.Size, errNoRoom)
+	}
 	if l.written[h.Name] == tar.TypeDir && h.Typeflag != tar.TypeDir {
 		maps.DeleteFunc(l.written, func(name string, _ byte) bool { return strings.HasPrefix(name, h.Name+"/") })
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 func write(archive []byte, below tree) ([]*tar.Header, error) {
 	var out bytes.Buffer
 	l := newLayerWriter(below, &out)
+	l.room = 1 << 20
 	in := tar.NewReader(bytes.NewReader(archive))
 	for {
 		h, err := in.Next()
@@ -65,6 +67,31 @@ func archive(tb testing.TB, all ...tar.Header) []byte {
 		tb.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// A sparse file of a terabyte is a few bytes in an archive, in each of the ways that tar knows.
+func TestNoRoom(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(dir+"/holes", nil, 0o644), os.Truncate(dir+"/holes", 1<<40), os.Mkdir(dir+"/low", 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	below, err := openTree([]layer{{dir: dir + "/low"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer below.close()
+	for _, format := range []string{"--format=gnu", "--format=posix", "--sparse-version=0.0", "--sparse-version=0.1"} {
+		text, err := exec.Command("tar", "--sparse", format, "-C", dir, "-c", "holes").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(text) > 100<<10 {
+			t.Fatalf("%s: the archive has %d bytes", format, len(text))
+		}
+		if _, err := write(text, below); !errors.Is(err, errNoRoom) {
+			t.Errorf("%s: %v, want %v", format, err, errNoRoom)
+		}
+	}
 }
 
 func TestPlace(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/OSInside/eos/internal/command"
 	"github.com/OSInside/eos/internal/flake"
 )
@@ -160,6 +162,16 @@ func mergeConfig(below, over map[string]json.RawMessage) (map[string]json.RawMes
 	return out, nil
 }
 
+// room is how many bytes a layer may have that is written beside f and then taken into the store,
+// which is a second time.
+func room(f *os.File) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("look for free space: %w", err)
+	}
+	return int64(st.Bavail) * st.Bsize / 2, nil
+}
+
 // writeHost writes the layer of what comes from the host.
 func writeHost(dir string, below tree, r *flake.Registration, host []hostFile) (d descriptor, err error) {
 	f, err := os.CreateTemp(dir, "layer-")
@@ -170,6 +182,9 @@ func writeHost(dir string, below tree, r *flake.Registration, host []hostFile) (
 	sum := sha256.New()
 	size := new(counter)
 	l := newLayerWriter(below, io.MultiWriter(f, sum, size))
+	if l.room, err = room(f); err != nil {
+		return d, err
+	}
 	for _, h := range host {
 		// Rights that a file has by itself are those of the host's users.
 		if err := l.file(h.path, strings.TrimPrefix(h.path, "/"), h.info, true); err != nil {

@@ -69,9 +69,9 @@ type Store struct {
 	Left []error // what of earlier runs could not be cleared up
 
 	hooks Hooks
-	dir  string
-	lock *os.File
-	ops  operations
+	dir   string
+	lock  *os.File
+	ops   operations
 }
 
 // Open makes the folder if need be, locks it and clears up in it.
