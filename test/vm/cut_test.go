@@ -32,11 +32,9 @@ const perLife = 3
 // by itself, and the update then completes. The disk loses, keeps and tears what was not
 // flushed, by the seed.
 func TestPowerCuts(t *testing.T) {
+	t.Parallel()
 	l := theLab(t)
 	c := vmtest.Config{Image: l.v1(t).Raw, Key: l.sshKey(t)}
-	if *parallel > 1 {
-		c.CPUs = 1 // emulated processors that wait for each other waste the host's
-	}
 	p := &plug{lab: l, start: vmtest.Booted(t, c), server: l.serve(t, l.publish(t, l.v2(t)))}
 
 	// How long an update takes here bounds the moments.

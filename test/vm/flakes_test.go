@@ -97,13 +97,14 @@ func register(t testing.TB, v *vmtest.VM, args string) {
 // TestFlakes is the tour of the README on a device, and what it leaves out: containers that are commands,
 // in pipes and units, with signals, side by side; a service; a compositor on the graphics card; power cuts.
 func TestFlakes(t *testing.T) {
+	t.Parallel()
 	l := theLab(t)
 	image := l.flaker(t).Raw
 	apps := map[string]string{}
 	for _, name := range []string{"lynx", "mosquitto", "weston"} {
 		apps[name] = l.app(t, name)
 	}
-	v := vmtest.Start(t, vmtest.Config{Image: image, Key: l.sshKey(t), DiskSize: registryDisk, GPU: true})
+	v := vmtest.Start(t, vmtest.Config{Image: image, Key: l.sshKey(t), DiskSize: registryDisk, GPU: true, CPUs: 2})
 	v.WaitBoot(t)
 	settled(t, v)
 	for _, name := range []string{"lynx", "mosquitto", "weston"} {
@@ -180,6 +181,7 @@ func stays(t *testing.T, v *vmtest.VM) {
 	if r := v.Run(t, "echo in | "+bin+"stay -c 'cat; cat /kept; exit 9'; s=$?; PILOT_DEBUG=1 "+bin+"stay -c 'true' 2>&1 | grep -c crun; exit $s", nil); r.Stdout != "in\nkept\n1\n" || r.Code != 9 {
 		t.Errorf("a container that stays: %d, %q, %s", r.Code, r.Stdout, r.Stderr)
 	}
+	v.MustSSH(t, `podman pause flake.stay; timeout 20 `+bin+`stay -c true 2>/run/said; s=$?; podman unpause flake.stay; cat /run/said >&2; [ $s = 125 ] && grep -q paused /run/said && `+bin+`stay -c true`)
 	t.Log(v.MustSSH(t, "time "+bin+"stay -c true; time podman exec flake.stay true"))
 	v.MustSSH(t, bin+"stay -c 'exec sleep 4242' & sleep 2; kill -9 $!; sleep 1; ! pgrep -ax sleep | grep 4242")
 }
@@ -237,7 +239,7 @@ type flakePlug struct {
 // flakeWork starts flakes that go and one that stays, registers new ones, and one again and again.
 const flakeWork = `systemd-run --quiet sh -c 'while :; do ` + bin + `shell -c "echo x >/x; sync" </dev/null; done'
 	systemd-run --quiet sh -c 'while :; do ` + bin + `stay -c "date >>/dates; sync" </dev/null; done'
-	systemd-run --quiet sh -c 'i=0; while i=$((i+1)); do flake-ctl podman register --container basesystem --target /usr/bin/true --app ` + bin + `new$i; ` + bin + `new$((i-2)) && flake-ctl podman remove --app ` + bin + `new$((i-2)); sleep 1; done'
+	systemd-run --quiet sh -c 'i=0; while i=$((i+1)); do flake-ctl podman register --container basesystem --target /usr/bin/true --app ` + bin + `new$i --opt "\--network none"; ` + bin + `new$((i-2)) && flake-ctl podman remove --app ` + bin + `new$((i-2)); sleep 1; done'
 	systemd-run --quiet sh -c 'while :; do flake-ctl podman register --force --container lynx --base basesystem --target /usr/bin/lynx --app ` + bin + `lynx --opt "\-i" --opt "\--network none"; done'`
 
 // flakeWrites bounds the write at which the plug is pulled: what that work does in half a minute.
