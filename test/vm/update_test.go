@@ -242,7 +242,8 @@ func TestResume(t *testing.T) {
 	rate := " --limit-rate 500KiB"
 	// What the two images share comes from the running slot; a device that has lost it
 	// fetches everything. Here it is the rest that has to last.
-	v.MustSSH(t, "(timeout -s KILL 6 os-update --apply --download-only --server "+s.URL()+rate+"; true) >/run/first 2>&1")
+	v.MustSSH(t, "os-update --apply --download-only --server "+s.URL()+rate+` >/run/first 2>&1 & p=$!
+		timeout 120 sh -c 'until os-update --status --json | grep -q "\"updating\": *{"; do sleep 0.5; done'; kill -KILL $p; wait $p; true`)
 	if st := status(t, v); st.Updating == nil || slotOf(t, st, bootstate.B).Status != bootstate.Empty {
 		t.Fatalf("after a killed apply: %+v\n%s", st, v.MustSSH(t, "cat /run/first"))
 	}
