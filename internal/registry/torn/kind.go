@@ -88,6 +88,3 @@ func sum(b []byte, at int) uint32 {
 	crc = crc32.Update(crc, castagnoli, make([]byte, 4))
 	return crc32.Update(crc, castagnoli, b[at+4:])
 }
-
-func Kind(b []byte) string { k, _ := kindOf(b); return k.name }
-func Lsn(b []byte) int { k, _ := kindOf(b); return k.lsn }

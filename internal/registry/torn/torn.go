@@ -43,30 +43,22 @@ type Block struct {
 	Whole []byte // what was to be written; its first sector is as it lies on the device
 }
 
-// Result is what there is on a device.
-type Result struct {
-	Torn []Block
-	// Damaged counts the blocks that the journal has changes of and that have a wrong checksum, but
-	// cannot be proved to be torn.
-	Damaged int
-}
-
-// Find looks at each block that a change in the journal is of. The file system is not mounted.
-func Find(dev io.ReaderAt) (Result, error) {
-	var r Result
+// Find looks at each block that a change in the journal is of, and returns those that are torn, in the order of
+// their places. The file system must not be mounted.
+func Find(dev io.ReaderAt) ([]Block, error) {
 	g, err := readGeometry(dev)
 	if err != nil {
-		return r, fmt.Errorf("find torn blocks: %w", err)
+		return nil, fmt.Errorf("find torn blocks: %w", err)
 	}
 	j, err := openJournal(dev, g)
 	if err != nil {
-		return r, fmt.Errorf("find torn blocks: %w", err)
+		return nil, fmt.Errorf("find torn blocks: %w", err)
 	}
 	// Two passes: the data of all changes may be more than fits into memory.
 	named := map[int64]bool{}
 	err = j.changes(func(int64) bool { return false }, func(c *change) { named[c.block] = !c.cancel })
 	if err != nil {
-		return r, fmt.Errorf("find torn blocks: %w", err)
+		return nil, fmt.Errorf("find torn blocks: %w", err)
 	}
 	suspects := map[int64]*suspect{}
 	for _, n := range slices.Sorted(maps.Keys(named)) {
@@ -75,14 +67,14 @@ func Find(dev io.ReaderAt) (Result, error) {
 		}
 		b := make([]byte, blockSize)
 		if _, err := dev.ReadAt(b, n*sector); err != nil {
-			return r, fmt.Errorf("find torn blocks: read at %d: %w", n*sector, err)
+			return nil, fmt.Errorf("find torn blocks: read at %d: %w", n*sector, err)
 		}
 		if k, ok := suspicious(b, n, g.meta); ok {
 			suspects[n] = &suspect{kind: k, lies: b}
 		}
 	}
 	if len(suspects) == 0 {
-		return r, nil
+		return nil, nil
 	}
 	wanted := func(n int64) bool { return suspects[n] != nil }
 	err = j.changes(wanted, func(c *change) {
@@ -91,17 +83,15 @@ func Find(dev io.ReaderAt) (Result, error) {
 		}
 	})
 	if err != nil {
-		return r, fmt.Errorf("find torn blocks: %w", err)
+		return nil, fmt.Errorf("find torn blocks: %w", err)
 	}
+	var found []Block
 	for _, n := range slices.Sorted(maps.Keys(suspects)) {
-		s := suspects[n]
-		if s.whole == nil {
-			r.Damaged++
-			continue
+		if s := suspects[n]; s.whole != nil {
+			found = append(found, Block{At: n * sector, Kind: s.kind.name, Whole: s.whole})
 		}
-		r.Torn = append(r.Torn, Block{At: n * sector, Kind: s.kind.name, Whole: s.whole})
 	}
-	return r, nil
+	return found, nil
 }
 
 // suspect is a block with a wrong checksum.
