@@ -33,7 +33,7 @@ func parseChange(b []byte, lsn uint64) (*change, bool) {
 		return nil, false
 	}
 	flags, words := le.Uint16(b[4:]), int(le.Uint32(b[16:]))
-	if flags&(ofInodes|ofQuotas) != 0 || words > (len(b)-formatHead)/4 {
+	if flags&(ofInodes|ofQuotas) != 0 || words < 0 || words > (len(b)-formatHead)/4 {
 		return nil, false
 	}
 	return &change{

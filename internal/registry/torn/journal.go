@@ -47,7 +47,7 @@ func parseRecord(b []byte, at int64, uuid [16]byte) (record, bool) {
 		return r, false
 	}
 	size := int(be.Uint32(b[320:]))
-	if size > maxRecord || r.length > maxRecord {
+	if size < 0 || size > maxRecord || r.length < 0 || r.length > maxRecord {
 		return r, false
 	}
 	r.headers = max(1, (size+covered-1)/covered)
