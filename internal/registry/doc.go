@@ -13,7 +13,8 @@
 // its first sector replaces the mark, so a power cut at any instant leaves either the mark, and
 // the next boot begins anew, or a whole registry. Data that cannot be opened is left as it is:
 // the system runs on without it, degraded, and [Status] says why. Nothing but the replay of its
-// journal repairs a file system unasked.
+// journal repairs a file system unasked; where that ends at a block that a power cut has torn, the
+// block is written as the journal proves it was to become.
 //
 // Keys are in memory and in pipes between programs, never in an argument, a log, or on a disk in
 // clear; the policy keyfile is the exception that an image description has to ask for.

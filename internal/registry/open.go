@@ -112,7 +112,8 @@ func brief(err error) string {
 	return err.Error()
 }
 
-// mountXFS mounts a file system of a registry. Its journal is replayed, nothing else is repaired.
+// mountXFS mounts a file system of a registry. Its journal is replayed, nothing else is repaired; see
+// [System.mountHealed].
 func mountXFS(dev, at string) error {
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return err

@@ -67,8 +67,9 @@ func Packages() []string {
 		"swtpm-tools",
 		"systemd-boot-efi", // the EFI stub of unified kernel images
 		"systemd-ukify",
-		"wrk",     // load for benchmarks
-		"xdelta3", // measured against in benchmarks
+		"wrk",      // load for benchmarks
+		"xdelta3",  // measured against in benchmarks
+		"xfsprogs", // oracle for what the registry does to its file system
 		"xz-utils",
 		"zstd",
 	}

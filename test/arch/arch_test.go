@@ -76,7 +76,7 @@ var layers = [][]string{
 	{ // formats, pure logic, single tools and kernel interfaces
 		"internal/bootstate", "internal/chunk", "internal/containerkeep", "internal/detach", "internal/device", "internal/dm", "internal/esp",
 		"internal/fat", "internal/flake", "internal/fleet", "internal/gpt", "internal/grub", "internal/imagespec", "internal/imagestore", "internal/initramfs",
-		"internal/kexec", "internal/kmod", "internal/oci", "internal/registry/head", "internal/registrystate", "internal/repository", "internal/s3store", "internal/sbom",
+		"internal/kexec", "internal/kmod", "internal/oci", "internal/registry/head", "internal/registry/torn", "internal/registrystate", "internal/repository", "internal/s3store", "internal/sbom",
 		"internal/sigstore",
 		"internal/slot", "internal/slotimage", "internal/squashfs", "internal/toolstree",
 		"internal/verity", "os",
@@ -183,6 +183,7 @@ var forbidden = []struct {
 	{"internal/verity", []string{"net", "os/exec"}, "a format works on readers and writers"},
 	{"internal/squashfs", []string{"net", "os/exec"}, "a format works on readers and writers"},
 	{"internal/slot", []string{"net", "os/exec"}, "decisions are pure functions"},
+	{"internal/registry/torn", []string{"net", "os/exec"}, "a format works on readers and writers"},
 	{"internal/bootstate", []string{"net", "os/exec"}, "decisions are pure functions"},
 	{"internal/imagespec", []string{"net/http", "os/exec"}, "reading a description has no effects"},
 	{"internal/imagestore", []string{"net/http", "os/exec"}, "it lays out what others fetched"},
