@@ -73,6 +73,7 @@ func TestUpdateServer(t *testing.T) {
 		mount --bind /run/os-update.yml /etc/os-update.yml
 		systemctl start os-fetch`)
 	s.MustSSH(t, "systemctl is-active os-update-daemon@minimal.timer os-update-daemon@repository.timer")
+	until(t, s, `os-update-daemon status --json | grep '"version": "2.0.0"'`) // a timer's fetch may be at work
 	checkStatus(t, s)
 
 	// What the origin publishes next, the timer brings.
