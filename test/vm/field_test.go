@@ -15,7 +15,6 @@ import (
 // An image as devices in the field get it, built without --dev: it boots, proves itself, and
 // lets nobody in, neither by ssh nor at the console.
 func TestFieldImage(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	out := filepath.Join(l.dir, "field")
 	if _, err := l.eos("build", "-f", filepath.Join(l.root, "images/minimal.yaml"), "-o", out); err != nil {

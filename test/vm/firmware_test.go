@@ -62,7 +62,6 @@ func wantFirmware(t testing.TB, st *update.Status, state string) {
 // it, and whatever the disk has lost, the machine starts from cold through its firmware with
 // the old boot loader or the new one, and the refresh then completes.
 func TestFirmwareCuts(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	rnd := rand.New(rand.NewPCG(*seed, 8))
 	v := l.booted(t, *seed)

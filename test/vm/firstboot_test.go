@@ -21,9 +21,11 @@ const cutsPerBoot = 2
 // The plug is pulled at random writes of the first boot, while the partition grows and the registry is
 // made on it. Whatever the disk has lost, the next boot ends with a registry that works.
 func TestFirstBootCuts(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	c := l.keeperConfig(t)
+	if *parallel > 1 {
+		c.CPUs = 1
+	}
 	v := vmtest.Start(t, c)
 	release := bytes.Repeat([]byte{0}, 512)
 	held := append([]byte("H"), release[1:]...)

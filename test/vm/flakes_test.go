@@ -97,14 +97,13 @@ func register(t testing.TB, v *vmtest.VM, args string) {
 // TestFlakes is the tour of the README on a device, and what it leaves out: containers that are commands,
 // in pipes and units, with signals, side by side; a service; a compositor on the graphics card; power cuts.
 func TestFlakes(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	image := l.flaker(t).Raw
 	apps := map[string]string{}
 	for _, name := range []string{"lynx", "mosquitto", "weston"} {
 		apps[name] = l.app(t, name)
 	}
-	v := vmtest.Start(t, vmtest.Config{Image: image, Key: l.sshKey(t), DiskSize: registryDisk, GPU: true, CPUs: 2})
+	v := vmtest.Start(t, vmtest.Config{Image: image, Key: l.sshKey(t), DiskSize: registryDisk, GPU: true})
 	v.WaitBoot(t)
 	settled(t, v)
 	for _, name := range []string{"lynx", "mosquitto", "weston"} {

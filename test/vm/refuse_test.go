@@ -18,7 +18,6 @@ import (
 // What is refused before the first byte of the other slot is written, each in its own words.
 // The repositories are signed by the right people: it is the device that must say no.
 func TestRefusals(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	v := l.booted(t, 7)
 	settled(t, v)

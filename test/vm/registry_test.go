@@ -154,7 +154,6 @@ const closed = `set -e
 // The life of a registry on one machine: recovery key, another disk, a full registry during an
 // update, rollback, another TPM, a larger disk, a damaged header, a damaged file system.
 func TestRegistry(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	v := vmtest.Start(t, vmtest.Config{From: vmtest.Booted(t, l.keeperConfig(t)), Key: l.sshKey(t)})
 	v.WaitBoot(t)

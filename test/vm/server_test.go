@@ -41,7 +41,6 @@ func (l *lab) updateServer(t testing.TB) *built {
 // device on the same network updates from it: by HTTP, by ssh with a key that can do nothing else,
 // and as devices of the older system do. It serves on when it was cut off and its origin is gone.
 func TestUpdateServer(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	files := t.TempDir()
 	origin := httptest.NewServer(http.FileServer(http.Dir(files)))

@@ -11,7 +11,6 @@ import (
 // A device with one slot boots and proves itself, and says that it has nowhere to write an
 // update to.
 func TestStatic(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	out := filepath.Join(l.dir, "static")
 	if _, err := l.eos("build", "-f", filepath.Join(l.root, "images/minimal.yaml"), "--profile", "Static", "--dev", "-o", out); err != nil {

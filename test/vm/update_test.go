@@ -17,7 +17,6 @@ import (
 // The whole life of one machine, in the order of a device's life: update by kexec, commit,
 // power cut and cold boot, a committed slot that breaks twice over, rollback.
 func TestUpdate(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	v := l.booted(t, 1)
 	s := l.serve(t, l.publish(t, l.v2(t)))
@@ -128,7 +127,6 @@ func flipInKernel(t *testing.T, v *vmtest.VM, name string) {
 }
 
 func TestActivateByReboot(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	v := l.booted(t, 2)
 	s := l.serve(t, l.publish(t, l.v2(t)))
@@ -144,7 +142,6 @@ func TestActivateByReboot(t *testing.T) {
 // Trials that end badly, each in its own way, come back in the old slot, and the version is
 // remembered and not tried again by itself.
 func TestFailedTrial(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	for _, c := range []struct {
 		name   string
@@ -190,7 +187,6 @@ func TestFailedTrial(t *testing.T) {
 // A bit that flips in the slot that was written is found before activation; one in the slot
 // that runs is an I/O error, never wrong data.
 func TestFlippedBit(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	v := l.booted(t, 4)
 	s := l.serve(t, l.publish(t, l.v2(t)))
@@ -234,7 +230,6 @@ func imageSize(t *testing.T, b *built) int64 {
 
 // An apply that is killed and one that loses its link are continued.
 func TestResume(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	v := l.booted(t, 5)
 	repo := l.publish(t, l.v2(t))
@@ -267,7 +262,6 @@ func TestResume(t *testing.T) {
 // Somebody who looks at the boot partition meanwhile holds nothing up for good: least of all
 // a commit, which would end a trial that is healthy.
 func TestWatched(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	v := l.booted(t, 7)
 	s := l.serve(t, l.publish(t, l.v2(t)))
@@ -285,7 +279,6 @@ func TestWatched(t *testing.T) {
 
 // Nothing below / can be written but tmpfs.
 func TestReadOnly(t *testing.T) {
-	t.Parallel()
 	l := theLab(t)
 	v := l.booted(t, 6)
 	out := v.MustSSH(t, `

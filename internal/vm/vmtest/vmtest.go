@@ -58,7 +58,7 @@ type Config struct {
 	Image        string    // raw disk image, never written
 	From         *Snapshot // go on from there; Image and the sizes are that of the snapshot
 	Memory       int64     // bytes; 0: 1 GiB
-	CPUs         int       // 0: 1; emulated processors that wait for each other waste the host's
+	CPUs         int       // 0: 2
 	DiskSize     int64     // 0: as large as the image
 	RegistrySize int64     // of a second, empty disk; 0: none
 	GPU          bool      // a graphics card
@@ -241,7 +241,7 @@ func (v *VM) start(t testing.TB, from *Snapshot) {
 		t.Fatal(err)
 	}
 	c := vm.Config{
-		Name: v.Name, Memory: v.config.Memory, CPUs: max(1, v.config.CPUs), Accel: accel, Bound: true,
+		Name: v.Name, Memory: v.config.Memory, CPUs: v.config.CPUs, Accel: accel, Bound: true,
 		RegistrySize: v.config.RegistrySize, LAN: v.config.LAN, GPU: v.config.GPU, Note: t.Logf,
 		Kernel: v.config.Kernel, Initrd: v.config.Initrd, Append: v.config.Append,
 	}
