@@ -23,7 +23,7 @@ func flakeStarts(ctx context.Context, h *flakeHost) ([]flakeCase, error) {
 	s, err := h.rounds(ctx, []contender{
 		h.once("plain flake", app("plain")),
 		h.once("podman run --rm", podmanRun("/bin/true")...),
-		h.once("podman run --rm --init", podmanRun("/bin/true", "--init")...),
+		h.once("podman run --rm --init", podmanRun("/bin/true", "--init", "--init-path=/usr/bin/tini-static")...),
 		timed(theOriginal, h.oldPlain),
 	})
 	if err != nil {
