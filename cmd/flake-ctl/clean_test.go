@@ -86,7 +86,7 @@ func TestForget(t *testing.T) {
 		t.Errorf("app.cid: %s", got)
 	}
 	s.put("image", "[ $2 != rm ] || { echo Error: in use >&2; exit 2; }\n")
-	s.want("podman remove --app R/bin/app2", cli.Failure, "", "flake app2 is taken out; remove what is left of it: remove images: run podman: exit status 2: Error: in use")
+	s.want("podman remove --app R/bin/app2", cli.Failure, "", "remove flake app2: it is taken out; remove what is left of it: remove images: run podman: exit status 2: Error: in use")
 	s.wantCalls(psAll + "|image rm " + repository + ":k1 " + repository + ":k2\n")
 
 	// Where its folder is not known, podman is asked.
@@ -100,7 +100,7 @@ func TestForget(t *testing.T) {
 	s.wantCalls(ofImages)
 	s.put("ps", "exit 125\n")
 	s.want("podman register --container img --app R/bin/app", cli.OK, "", "")
-	s.want("podman remove --app R/bin/app", cli.Failure, "", "flake app is taken out; remove what is left of it: look for containers: run podman: exit status 125")
-	s.want("podman register --container img --app R/bin/other", cli.OK, "", "clear up after an earlier run, for flake app: flake app is taken out; remove what is left of it")
+	s.want("podman remove --app R/bin/app", cli.Failure, "", "remove flake app: it is taken out; remove what is left of it: look for containers: run podman: exit status 125")
+	s.want("podman register --container img --app R/bin/other", cli.OK, "", "clear up after an earlier run, for flake app: it is taken out; remove what is left of it")
 	s.want("list --format csv", cli.OK, "", "")
 }

@@ -33,7 +33,7 @@ func (a *app) forget(ctx context.Context, w where, name, repository string) erro
 		}
 	}
 	if err := errors.Join(problems...); err != nil {
-		return fmt.Errorf("flake %s is taken out; remove what is left of it: %w", name, err)
+		return fmt.Errorf("it is taken out; remove what is left of it: %w", err)
 	}
 	return nil
 }

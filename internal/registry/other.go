@@ -68,7 +68,7 @@ func (s *System) openOther(ctx context.Context, uuid string) error {
 			}
 		}
 	}
-	if err := s.mountHealed(ctx, source, otherRoot); err != nil {
+	if err := s.mountHealed(source, otherRoot); err != nil {
 		detach(context.WithoutCancel(ctx), otherName)
 		return err
 	}

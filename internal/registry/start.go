@@ -95,7 +95,7 @@ func (s *System) growBefore(f Facts, machineID string) error {
 
 // use mounts the opened built-in registry and puts it in its place.
 func (s *System) use(ctx context.Context, dev, machineID string) (*Trouble, error) {
-	if err := s.mountHealed(ctx, dev, builtinRoot); err != nil {
+	if err := s.mountHealed(dev, builtinRoot); err != nil {
 		return damaged(dev, err), nil
 	}
 	if err := s.furnish(ctx, builtinRoot, true, machineID); err != nil {

@@ -241,8 +241,8 @@ const flakeWork = `systemd-run --quiet sh -c 'while :; do ` + bin + `shell -c "e
 	systemd-run --quiet sh -c 'i=0; while i=$((i+1)); do flake-ctl podman register --container basesystem --target /usr/bin/true --app ` + bin + `new$i --opt "\--network none"; ` + bin + `new$((i-2)) && flake-ctl podman remove --app ` + bin + `new$((i-2)); sleep 1; done'
 	systemd-run --quiet sh -c 'while :; do flake-ctl podman register --force --container lynx --base basesystem --target /usr/bin/lynx --app ` + bin + `lynx --opt "\-i" --opt "\--network none"; done'`
 
-// flakeWrites bounds the write at which the plug is pulled: what that work does in half a minute.
-const flakeWrites = 3000
+// flakeWrites bounds the write at which the plug is pulled: what that work makes in half a minute here, and more.
+const flakeWrites = 400
 
 // life is one machine; its cuts and the disk's losses come from the seed and its number alone.
 func (p *flakePlug) life(t *testing.T, n int64) {
@@ -254,18 +254,18 @@ func (p *flakePlug) life(t *testing.T, n int64) {
 			break
 		}
 		v.MustSSH(t, flakeWork)
-		at := 1 + rnd.Int64N(flakeWrites)
-		stopped := v.Disk().StopAt(at)
+		at, before := 1+rnd.Int64N(flakeWrites), v.Disk().Writes()
 		select {
-		case <-stopped:
-		case <-time.After(vmtest.Slow(40 * time.Second)):
+		case <-v.Disk().StopAt(at):
+		case <-time.After(vmtest.Slow(2 * time.Minute)):
+			t.Errorf("flakes at work make %d writes, want %d and the plug pulled in the midst of them", v.Disk().Writes()-before, at)
 		}
 		v.PowerCut(t)
 		v.Boot(t)
 		v.WaitBoot(t)
 		settled(t, v)
 		list := v.MustSSH(t, "flake-ctl list --format csv")
-		t.Logf("cut at write %d: %d flakes", at, strings.Count(list, "\n"))
+		t.Logf("cut at write %d:\n%s", at, list)
 		for _, line := range strings.Split(strings.TrimSpace(list), "\n") {
 			field := strings.Split(line, ",")
 			if len(field) != 5 || field[1] != "podman" {
@@ -278,7 +278,7 @@ func (p *flakePlug) life(t *testing.T, n int64) {
 		v.MustSSH(t, "systemctl start flakes-boot && systemctl is-active broker && systemctl stop broker")
 		wantNothingLeft(t, v)
 		v.MustSSH(t, bin+"shell -c true && "+bin+"stay -c 'cat /kept' | grep -q kept && "+bin+"lynx -version | grep -q Lynx")
-		v.MustSSH(t, `links=$(find `+bin+` -type l | wc -l); [ $links = $(ls /usr/share/flakes/*.yaml | wc -l) ]; ls -A /usr/share/flakes | grep '^\.' | grep -vx '\.lock' && exit 1; for i in `+bin+`new*; do [ -e $i ] || continue; $i && flake-ctl podman remove --app $i || exit 1; done`)
+		v.MustSSH(t, `links=$(find `+bin+` -type l | wc -l); [ $links = $(ls /usr/share/flakes/*.yaml | wc -l) ] || exit 1; ls -A /usr/share/flakes | grep '^\.' | grep -vx '\.lock' && exit 1; for i in `+bin+`new*; do [ -e $i ] || continue; $i && flake-ctl podman remove --app $i || exit 1; done`)
 	}
 	v.PowerCut(t)
 }

@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -41,8 +40,9 @@ type layerWriter struct {
 // errNoRoom says that there is more to write than the disk has free.
 var errNoRoom = errors.New("not enough free space")
 
-func newLayerWriter(below tree, w io.Writer) *layerWriter {
-	l := &layerWriter{below: below, out: tar.NewWriter(w), written: map[string]byte{}, links: map[string]string{}, files: map[string]tar.Header{}, inodes: map[[2]uint64]string{}, room: math.MaxInt64}
+// newLayerWriter begins a layer of at most so many bytes of files.
+func newLayerWriter(below tree, w io.Writer, room int64) *layerWriter {
+	l := &layerWriter{below: below, out: tar.NewWriter(w), written: map[string]byte{}, links: map[string]string{}, files: map[string]tar.Header{}, inodes: map[[2]uint64]string{}, room: room}
 	l.owner = func(uid, gid int) (int, int) { return uid, gid }
 	if os.Geteuid() != 0 {
 		// Whoever is not root is root in his containers, and has nobody else's files.

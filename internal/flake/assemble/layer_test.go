@@ -20,8 +20,7 @@ import (
 // write makes a layer of an archive over a tree, and returns its entries.
 func write(archive []byte, below tree) ([]*tar.Header, error) {
 	var out bytes.Buffer
-	l := newLayerWriter(below, &out)
-	l.room = 1 << 20
+	l := newLayerWriter(below, &out, 1<<20)
 	in := tar.NewReader(bytes.NewReader(archive))
 	for {
 		h, err := in.Next()

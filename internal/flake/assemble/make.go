@@ -179,12 +179,13 @@ func writeHost(dir string, below tree, r *flake.Registration, host []hostFile) (
 		return d, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	sum := sha256.New()
-	size := new(counter)
-	l := newLayerWriter(below, io.MultiWriter(f, sum, size))
-	if l.room, err = room(f); err != nil {
+	free, err := room(f)
+	if err != nil {
 		return d, err
 	}
+	sum := sha256.New()
+	size := new(counter)
+	l := newLayerWriter(below, io.MultiWriter(f, sum, size), free)
 	for _, h := range host {
 		// Rights that a file has by itself are those of the host's users.
 		if err := l.file(h.path, strings.TrimPrefix(h.path, "/"), h.info, true); err != nil {

@@ -125,7 +125,7 @@ func (s *Store) Remove(name, app, leaves string, force bool) (kept []string, err
 	case !force && there(e.Host) && !isLink(e.Host):
 		return nil, fail(fmt.Errorf("%s is no flake: %w", e.Host, ErrInTheWay))
 	}
-	j := journal{DropIns: true, Removal: true, Leaves: leaves}
+	j := journal{DropIns: true, Leaves: leaves}
 	if j.Before, err = s.now(name); err != nil {
 		return nil, fail(err)
 	}

@@ -24,13 +24,12 @@ type journal struct {
 	Made    []string `json:"made"`     // links that come with the change
 	Gone    []string `json:"gone"`     // links that go with it
 	Folders []string `json:"folders"`  // that come with it, the highest first
-	DropIns bool     `json:"drop_ins"` // they go with it
+	DropIns bool     `json:"drop_ins"` // they go with it, and so does what it leaves: the flake is taken out
 
 	Unit      string   `json:"unit"`       // comes with it; empty: none does
 	GoneUnits []string `json:"gone_units"` // go with it
 
-	Removal bool   `json:"removal"` // of the flake
-	Leaves  string `json:"leaves"`  // what is to be forgotten with it
+	Leaves string `json:"leaves"` // by a flake that is taken out
 }
 
 func sum(text []byte) string { return fmt.Sprintf("%x", sha256.Sum256(text)) }
@@ -97,7 +96,7 @@ func (s *Store) finish(name string, j journal) error {
 		}
 	}
 	all = append(all, s.ops.sync(s.dir))
-	if j.Removal && now == "" && s.hooks.Forget != nil {
+	if j.DropIns && now == "" && s.hooks.Forget != nil {
 		all = append(all, s.hooks.Forget(name, j.Leaves))
 	}
 	if err := errors.Join(all...); err != nil {
