@@ -87,9 +87,16 @@ func (j *job) run(argv []string, c child) (end, error) {
 // hold is how long signals are kept from a program that does not get its application started.
 const hold = 10 * time.Second
 
+// hears tells whether a signal to the program that stands for the application reaches the
+// application: that is there, and what stands for it hands signals on.
+func (c child) hears(pid int) bool {
+	return c.pidFile == "" || runs(readPid(c.pidFile)) && (c.guest || handsOn(pid))
+}
+
 // wait hands on signals until the program has ended. While the application is not there yet,
 // they are kept: podman that is interrupted while it makes a container leaves parts of it, some
-// of which are at work.
+// of which are at work. They are kept, too, while podman would die of them: it has started the
+// application before it is ready to hand them on.
 func (j *job) wait(p *os.Process, c child) (*os.ProcessState, error) {
 	type result struct {
 		state *os.ProcessState
@@ -109,7 +116,7 @@ func (j *job) wait(p *os.Process, c child) (*os.ProcessState, error) {
 		var again <-chan time.Time
 		switch {
 		case len(kept) == 0:
-		case c.pidFile == "" || runs(readPid(c.pidFile)) || time.Now().After(deadline):
+		case c.hears(p.Pid) || time.Now().After(deadline):
 			for _, number := range kept {
 				switch {
 				case number == syscall.SIGTSTP && !j.Terminal:

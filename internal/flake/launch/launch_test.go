@@ -38,10 +38,15 @@ func TestNotStarted(t *testing.T) {
 		err    error
 	}{
 		{"executable file `x` not found in $PATH: No such file or directory", true, 127, nil}, {"open executable: Permission denied", true, 126, nil},
-		{"open executable: Operation not permitted", true, 126, nil}, {"", true, 125, nil}, {"No such file or directory", false, 0, errGone}, {"setns: No such process", true, 0, errGone},
+		{"open executable: Operation not permitted", true, 126, nil}, {"No such file or directory", false, 0, errGone}, {"setns: No such process", true, 0, errGone},
 	} {
 		if status, err := notStarted(c.why, c.runs); status != c.status || !errors.Is(err, c.err) {
 			t.Errorf("notStarted(%q, %v) = %d, %v, want %d, %v", c.why, c.runs, status, err, c.status, c.err)
+		}
+	}
+	for why, want := range map[string]string{"": "does not say why", "fork: Cannot allocate memory\n": ": fork: Cannot allocate memory"} {
+		if _, err := notStarted(why, true); err == nil || errors.Is(err, errGone) || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("notStarted(%q) = %v, want an error that ends in %q", why, err, want)
 		}
 	}
 }
@@ -102,7 +107,7 @@ func TestStartTime(t *testing.T) {
 	}
 	tail := " S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 "
 	for text, want := range map[string]uint64{
-		"7 (a)" + tail + "42 0": 42, "7 (a b) c)" + tail + "42 0": 42, "7 (a)" + strings.Replace(tail, "S", "Z", 1) + "42": 0, "": 0, "7 (a": 0, "7 (a)" + tail: 0, "7 (a)" + tail + "x": 0,
+		"7 (a)" + tail + "42 0": 42, "7 (a b) c)" + tail + "42 0": 42, "7 (a)" + strings.Replace(tail, "S", "Z", 1) + "42": 0, "7 (a)" + strings.Replace(tail, "-1 0", "-1 4194564", 1) + "42": 0, "7 (a)" + strings.Replace(tail, "-1 0", "-1 4194560", 1) + "42": 42, "": 0, "7 (a": 0, "7 (a)" + tail: 0, "7 (a)" + tail + "x": 0,
 	} {
 		if got := parseStart(text); got != want {
 			t.Errorf("parseStart(%q) = %d, want %d", text, got, want)

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,6 +79,43 @@ func runs(pid int) bool {
 	line, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	first, _, _ := strings.Cut(string(line), "\x00")
 	return err == nil && !slices.Contains([]string{"", "crun", "runc"}, filepath.Base(first))
+}
+
+// handsOn tells whether podman is ready to hand signals on: then it catches SIGTSTP, which a
+// program in Go does only if it wants to, unlike others. Podman of a user is two processes, one of
+// which is in the user's namespaces.
+func handsOn(pid int) bool {
+	name := statusField(pid, "Name:")
+	for _, child := range children(pid) {
+		if statusField(child, "Name:") == name {
+			return handsOn(child)
+		}
+	}
+	caught, err := strconv.ParseUint(statusField(pid, "SigCgt:"), 16, 64)
+	return err == nil && caught&(1<<(unix.SIGTSTP-1)) != 0
+}
+
+// children are the processes that one has started and not lost sight of.
+func children(pid int) []int {
+	var out []int
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, thread := range threads {
+		text, _ := os.ReadFile(thread) // the thread may be gone
+		for _, child := range strings.Fields(string(text)) {
+			if n, err := strconv.Atoi(child); err == nil {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+// statusField is what /proc/PID/status has behind a name; empty if there is none.
+func statusField(pid int, name string) string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut("\n"+string(text), "\n"+name)
+	value, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(value)
 }
 
 // groupOf is what a signal is sent to for a process and those it has started: its process

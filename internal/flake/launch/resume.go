@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -199,10 +200,18 @@ func startTime(pid int) uint64 {
 // Alive tells whether there is a process which has not ended.
 func Alive(pid int) bool { return pid > 0 && startTime(pid) != 0 }
 
-// parseStart takes the time from /proc/PID/stat; of a process that has ended it is 0.
+// exiting is the flag PF_EXITING of Linux: a process that has it runs none of its own code any more,
+// but may be there for a while, as the first one of a container that waits for the others.
+const exiting = 0x4
+
+// parseStart takes the time from /proc/PID/stat; of a process that has ended, or is about to, it
+// is 0.
 func parseStart(stat string) uint64 {
 	fields := statFields(stat)
 	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return 0
+	}
+	if flags, err := strconv.ParseUint(fields[6], 10, 64); err != nil || flags&exiting != 0 {
 		return 0
 	}
 	start, _ := strconv.ParseUint(fields[19], 10, 64)
@@ -267,8 +276,8 @@ func (j *job) enter(ctx context.Context, id string) (int, error) {
 	return notStarted(string(why), loadState(id) != nil)
 }
 
-// notStarted is the status that podman has for an application that the runtime did not start.
-// The runtime has said why.
+// notStarted is the status that podman has for an application that the runtime did not start,
+// or what went wrong. The runtime has said why.
 func notStarted(why string, runs bool) (int, error) {
 	switch {
 	case !runs, strings.Contains(why, "No such process"):
@@ -278,7 +287,7 @@ func notStarted(why string, runs bool) (int, error) {
 	case strings.Contains(why, "ermission denied"), strings.Contains(why, "not permitted"), strings.Contains(why, "s a directory"):
 		return 126, nil
 	}
-	return 125, nil
+	return 0, fmt.Errorf("start it in its container: %s", cmp.Or(strings.TrimSpace(why), "the runtime does not say why"))
 }
 
 // enterByPodman starts the application where the runtime is not crun.
