@@ -17,6 +17,8 @@ package s3store
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +30,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -148,13 +151,15 @@ func (b *Bucket) get(ctx context.Context, name string) (io.ReadCloser, string, e
 	return body, info.ETag, nil
 }
 
-// openTimestamp reads the file that writing it goes by, until two answers are the same. A store
-// that keeps content and ETag apart, as the Versity gateway does on some file systems, may give the
-// old content with the new ETag while somebody writes, and another publisher's work would be lost.
+// openTimestamp reads the file that writing it goes by. A store that keeps content and ETag apart, as
+// the Versity gateway does on some file systems, gives the old content with the new ETag for as long as
+// somebody writes, and the other publisher's work would be lost. So the two have to belong together:
+// the ETag is the MD5 of the content, as it is in most stores, or the answer stays the same for a while.
 func (b *Bucket) openTimestamp(ctx context.Context) (io.ReadCloser, error) {
 	var content []byte
 	var etag string
-	for try := range 10 {
+	var since time.Time // etag and content have been the same
+	for deadline := time.Now().Add(3 * settled); time.Now().Before(deadline); {
 		body, tag, err := b.get(ctx, repository.TimestampName)
 		if err != nil {
 			b.remember("")
@@ -164,14 +169,25 @@ func (b *Bucket) openTimestamp(ctx context.Context) (io.ReadCloser, error) {
 		if err = errors.Join(err, body.Close()); err != nil {
 			return nil, err
 		}
-		if try > 0 && tag == etag && bytes.Equal(now, content) {
+		if tag != etag || !bytes.Equal(now, content) {
+			content, etag, since = now, tag, time.Now()
+		}
+		if sum := md5.Sum(now); tag == hex.EncodeToString(sum[:]) || time.Since(since) > settled {
 			b.remember(tag)
 			return io.NopCloser(bytes.NewReader(now)), nil
 		}
-		content, etag = now, tag
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(settled / 10):
+		}
 	}
-	return nil, fmt.Errorf("read %s/%s: %w: it changes each time", b, repository.TimestampName, repository.ErrLocked)
+	return nil, fmt.Errorf("read %s/%s: %w: it changes all the time", b, repository.TimestampName, repository.ErrLocked)
 }
+
+// settled is how long content and an ETag that is not its MD5 have to stay the same before they are taken
+// to belong together. It is long beside the time in which a store writes a small file.
+const settled = 2 * time.Second
 
 // maxTimestamp is more than any timestamp.json has.
 const maxTimestamp = 1 << 20

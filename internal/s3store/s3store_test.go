@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/md5"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -240,6 +242,53 @@ func TestPublishers(t *testing.T) {
 	wg.Wait()
 	if got, err := fetch(t.Context(), address+"/fleet", p.root); got != "1 2 3 4" || err != nil {
 		t.Errorf("a device sees %q, %v; want 1 2 3 4", got, err)
+	}
+}
+
+// TestApart reads from stores whose content and ETag do not come from the same moment.
+func TestApart(t *testing.T) {
+	tag := func(content string) string {
+		sum := md5.Sum([]byte(content))
+		return hex.EncodeToString(sum[:])
+	}
+	var reads int
+	var answer func(reads int) (content, etag string)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		reads++
+		content, etag := answer(reads)
+		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+		w.Header().Set("ETag", `"`+etag+`"`)
+		_, _ = io.WriteString(w, content)
+	}))
+	defer server.Close()
+	for name, value := range map[string]string{"AWS_ENDPOINT_URL": server.URL, "AWS_ENDPOINT_URL_S3": "", "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": ""} {
+		t.Setenv(name, value)
+	}
+	for name, c := range map[string]struct {
+		answer func(int) (string, string)
+		want   string // empty: the reader is to come again
+		reads  int    // at least
+	}{
+		"at once": {func(int) (string, string) { return "old", tag("old") }, "old", 1},
+		"somebody writes": {func(n int) (string, string) {
+			if n < 4 {
+				return "old", tag("new")
+			}
+			return "new", tag("new")
+		}, "new", 4},
+		"ETags of another kind":        {func(int) (string, string) { return "old", "CRC64NVME-x" }, "old", 5},
+		"ETags like MD5 that are none": {func(int) (string, string) { return "old", tag("key") }, "old", 5},
+		"never the same":               {func(n int) (string, string) { return "old", fmt.Sprint(n) }, "", 10},
+	} {
+		reads, answer = 0, c.answer
+		var got []byte
+		r, err := open(t, "s3://fleet").Open(t.Context(), repository.TimestampName)
+		if err == nil {
+			got, err = io.ReadAll(r)
+		}
+		if c.want == "" && !errors.Is(err, repository.ErrLocked) || c.want != "" && err != nil || string(got) != c.want || reads < c.reads {
+			t.Errorf("%s: after %d reads %q, %v; want %q after %d", name, reads, got, err, c.want, c.reads)
+		}
 	}
 }
 
