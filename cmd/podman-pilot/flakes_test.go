@@ -262,7 +262,7 @@ func TestKilled(t *testing.T) {
 func (l *lab) onlyStays(t *testing.T) {
 	t.Helper()
 	var bad []string
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		bad = nil
 		for _, p := range l.processes() {
 			if c := commandLine(p); !strings.HasPrefix(c, "/usr/bin/conmon ") && !strings.HasPrefix(c, "/dev/init ") && !strings.HasPrefix(c, "sleep 42949") && !strings.HasPrefix(c, "/run/podman-init") {
