@@ -197,6 +197,9 @@ func ofUser(t *testing.T, v *vmtest.VM) {
 	if r := v.Run(t, as(`echo in | mine -c "cat; id -u; exit 3" || echo $?; mystay -c "echo kept >/kept"; mystay -c "cat /kept; exit 4" || echo $?; PILOT_DEBUG=1 mystay -c true 2>&1 | grep -c nsenter; flake-ctl list --user --format csv | wc -l`), nil); r.Stdout != "in\n0\n3\nkept\n4\n1\n2\n" {
 		t.Errorf("flakes of a user: %q, %s", r.Stdout, r.Stderr)
 	}
+	if r := v.Run(t, as(`out=/run/user/1000/out; mine -c "trap \"echo ended; exit 5\" HUP; echo up; while :; do sleep 0.1; done" >$out & p=$!; until grep -q up $out; do :; done; kill -HUP $p; wait $p || echo $?; cat $out; rm $out`), nil); r.Stdout != "5\nup\nended\n" {
+		t.Errorf("a signal to a user's flake: %q, %s", r.Stdout, r.Stderr)
+	}
 	if r := v.Run(t, as(bin+"shell -c true"), nil); r.Code != 125 || !strings.Contains(r.Stderr, "hint: call it as root: sudo shell") {
 		t.Errorf("root's flake of a user: exit %d, %s", r.Code, r.Stderr)
 	}
