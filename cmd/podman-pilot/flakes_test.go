@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -232,6 +233,35 @@ func TestSignalsCaught(t *testing.T) {
 		}
 	}
 	l.clear(t)
+}
+
+// The launcher sees in podman's signals whether it hands them on. A podman that did it in another way would
+// cost each signal ten seconds.
+func TestPodmanHandsOn(t *testing.T) {
+	l := newFlakes(t)
+	cmd := l.call("plain", "forever")
+	_ = l.started(t, cmd)
+	start := time.Now()
+	catches := func() bool {
+		for _, p := range l.processes() {
+			if strings.HasPrefix(status(p), "Name:\tpodman\n") {
+				_, mask, _ := strings.Cut(status(p), "\nSigCgt:\t")
+				mask, _, _ = strings.Cut(mask, "\n")
+				n, err := strconv.ParseUint(mask, 16, 64)
+				return err == nil && n&(1<<(syscall.SIGTSTP-1)) != 0
+			}
+		}
+		return false
+	}
+	for !catches() && time.Since(start) < limit {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if !catches() {
+		t.Error("podman that hands signals on does not catch SIGTSTP")
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	finish(t, cmd)
+	l.nothingLeft(t)
 }
 
 // Whoever kills the launcher ends the application, even one that hears no signal, with all

@@ -225,8 +225,12 @@ func TestStays(t *testing.T) {
 func TestAttach(t *testing.T) {
 	l := newLab(t)
 	l.flake(t, "joined", "app", "attach: true")
-	cmd := l.call("joined", "catch=1", "exit=6")
+	cmd := l.call("joined", "catch=2", "exit=6")
 	out := l.started(t, cmd)
+	_ = cmd.Process.Signal(syscall.SIGHUP) // at once: podman may not be ready to hand it on
+	if line, _ := out.ReadString('\n'); line != "1\n" {
+		t.Errorf("of SIGHUP it says %q", line)
+	}
 	second := l.call("joined", "other")
 	second.Stderr = nil
 	if err := second.Start(); err != nil {

@@ -22,6 +22,7 @@ type child struct {
 	watch   *watcher // is told of it; may be nil
 	pidFile string   // of the first process of its container; may be empty
 	guest   bool     // the container is not its own
+	proxy   bool     // it hands signals on, once it is ready to
 }
 
 // end is how it has ended.
@@ -90,7 +91,7 @@ const hold = 10 * time.Second
 // hears tells whether a signal to the program that stands for the application reaches the
 // application: that is there, and what stands for it hands signals on.
 func (c child) hears(pid int) bool {
-	return c.pidFile == "" || runs(readPid(c.pidFile)) && (c.guest || handsOn(pid))
+	return (c.pidFile == "" || runs(readPid(c.pidFile))) && (!c.proxy || handsOn(pid))
 }
 
 // wait hands on signals until the program has ended. While the application is not there yet,

@@ -156,7 +156,7 @@ func (j *job) plain(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	end, err := j.run(j.Launch.Run(image), child{watch: w, pidFile: j.PidFile()})
+	end, err := j.run(j.Launch.Run(image), child{watch: w, pidFile: j.PidFile(), proxy: true})
 	if err == nil && !end.killed && len(j.got) > 0 {
 		// Podman that gets a signal while it makes a container may leave it, and say nothing.
 		var left container
@@ -210,7 +210,7 @@ func (j *job) attach(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	end, err := j.run(j.Launch.StartAttached(), child{})
+	end, err := j.run(j.Launch.StartAttached(), child{proxy: true})
 	return end.status, errors.Join(err, j.remove(context.WithoutCancel(ctx)))
 }
 
