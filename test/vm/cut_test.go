@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	cuts     = flag.Int("cuts", 2, "power cuts at random moments, of each kind")
+	cuts     = flag.Int("cuts", 1, "power cuts at random moments, of each kind")
 	seed     = flag.Uint64("seed", 1, "seed of the moments and of what the disk loses")
 	first    = flag.Int64("first", 0, "number of the first life; to repeat a failure: -seed S -first L -cuts 3")
 	parallel = flag.Int("machines", 1, "machines at a time")
