@@ -236,7 +236,7 @@ func TestSignalsCaught(t *testing.T) {
 }
 
 // The launcher sees in podman's signals whether it hands them on. A podman that did it in another way would
-// cost each signal ten seconds.
+// delay signals in the first ten seconds of a call.
 func TestPodmanHandsOn(t *testing.T) {
 	l := newFlakes(t)
 	cmd := l.call("plain", "forever")

@@ -107,10 +107,20 @@ func TestStartTime(t *testing.T) {
 	}
 	tail := " S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 "
 	for text, want := range map[string]uint64{
-		"7 (a)" + tail + "42 0": 42, "7 (a b) c)" + tail + "42 0": 42, "7 (a)" + strings.Replace(tail, "S", "Z", 1) + "42": 0, "7 (a)" + strings.Replace(tail, "-1 0", "-1 4194564", 1) + "42": 0, "7 (a)" + strings.Replace(tail, "-1 0", "-1 4194560", 1) + "42": 42, "": 0, "7 (a": 0, "7 (a)" + tail: 0, "7 (a)" + tail + "x": 0,
+		"7 (a)" + tail + "42 0": 42, "7 (a b) c)" + tail + "42 0": 42, "7 (a)" + strings.Replace(tail, "S", "Z", 1) + "42": 0, "": 0, "7 (a": 0, "7 (a)" + tail: 0, "7 (a)" + tail + "x": 0,
 	} {
-		if got := parseStart(text); got != want {
-			t.Errorf("parseStart(%q) = %d, want %d", text, got, want)
+		if got, ending := parseStat(text); got != want || ending {
+			t.Errorf("parseStat(%q) = %d, %v, want %d", text, got, ending, want)
+		}
+	}
+}
+
+// The flags are those of processes as Linux 6 has them.
+func TestEnding(t *testing.T) {
+	for flags, want := range map[string]bool{"4194560": false, "4194564": true, "4": true, "-4": false} {
+		text := "7 (a) S 1 1 1 0 -1 " + flags + " 0 0 0 0 0 0 0 0 20 0 1 0 42"
+		if start, ending := parseStat(text); start != 42 || ending != want {
+			t.Errorf("parseStat(%q) = %d, %v, want 42, %v", text, start, ending, want)
 		}
 	}
 }
@@ -159,7 +169,7 @@ func FuzzBytes(f *testing.F) {
 				}
 			}
 		}
-		parseStart(text)
+		parseStat(text)
 		if s := parseState(data); s != nil && (s.Pid <= 1 || s.Start == 0) {
 			t.Errorf("parseState(%q) = %+v", data, s)
 		}

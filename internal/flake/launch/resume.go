@@ -115,17 +115,25 @@ func (j *job) start(ctx context.Context, have container) (id string, err error) 
 const noticed = 5 * time.Second
 
 // whole takes out a container that was killed together with what podman has beside it: podman
-// takes it for one that runs, and neither starts nor stops it any more.
+// takes it for one that runs, and neither starts nor stops it any more. One that is about to end is
+// waited for, and never taken out: what was written in it stays.
 func (j *job) whole(ctx context.Context, have container) (container, error) {
 	broken := func() bool { return have.id != "" && have.pid > 0 && startTime(have.pid) == 0 }
-	for deadline := time.Now().Add(noticed); broken() && time.Now().Before(deadline); {
+	ending := func() bool {
+		_, ending := readStat(have.pid)
+		return have.id != "" && have.pid > 0 && ending
+	}
+	for deadline := time.Now().Add(noticed); (broken() || ending()) && time.Now().Before(deadline); {
 		time.Sleep(100 * time.Millisecond)
 		var err error
 		if have, err = j.inspect(ctx); err != nil {
 			return have, err
 		}
 	}
-	if !broken() {
+	switch {
+	case ending():
+		return have, errGone
+	case !broken():
 		return have, nil
 	}
 	j.Note("its container was killed and is made anew; what was written in it is gone")
@@ -173,7 +181,10 @@ func loadState(id string) *state {
 		return nil
 	}
 	s := parseState(text)
-	if s == nil || startTime(s.Pid) != s.Start {
+	if s == nil {
+		return nil
+	}
+	if start, ending := readStat(s.Pid); start != s.Start || ending {
 		return nil
 	}
 	return s
@@ -190,11 +201,16 @@ func parseState(text []byte) *state {
 
 // startTime returns when a process was started, as /proc/PID/stat has it; 0 if there is none.
 func startTime(pid int) uint64 {
+	start, _ := readStat(pid)
+	return start
+}
+
+func readStat(pid int) (start uint64, ending bool) {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
-		return 0
+		return 0, false
 	}
-	return parseStart(string(text))
+	return parseStat(string(text))
 }
 
 // Alive tells whether there is a process which has not ended.
@@ -204,18 +220,16 @@ func Alive(pid int) bool { return pid > 0 && startTime(pid) != 0 }
 // but may be there for a while, as the first one of a container that waits for the others.
 const exiting = 0x4
 
-// parseStart takes the time from /proc/PID/stat; of a process that has ended, or is about to, it
-// is 0.
-func parseStart(stat string) uint64 {
+// parseStat takes from /proc/PID/stat when a process was started, 0 of one that has ended, and
+// whether it is about to end.
+func parseStat(stat string) (start uint64, ending bool) {
 	fields := statFields(stat)
 	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
-		return 0
+		return 0, false
 	}
-	if flags, err := strconv.ParseUint(fields[6], 10, 64); err != nil || flags&exiting != 0 {
-		return 0
-	}
-	start, _ := strconv.ParseUint(fields[19], 10, 64)
-	return start
+	start, _ = strconv.ParseUint(fields[19], 10, 64)
+	flags, _ := strconv.ParseUint(fields[6], 10, 64)
+	return start, flags&exiting != 0
 }
 
 // crun is the runtime.
